@@ -1,0 +1,79 @@
+# Every target does its own set-up in a virtual environment of this folder; `make` alone lists them.
+# make PYTHON=/path/to/python3 ... chooses the interpreter of .venv.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+# A sourced ROS puts its own packages before ours.
+unexport PYTHONPATH
+unexport PYTHONHOME
+
+.PHONY: help demo test lint format check oracle test-numpy1 test-py313 lock wheel clean venv
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo [SOURCE=path]   select frames from a drawn drive, or from your folder or video; name the report"
+	@echo "make test                 the tests"
+	@echo "make check                what to run before a commit: format, lint, types, tests"
+	@echo "make lint                 format, lint and types, changing nothing"
+	@echo "make format               put the code into form and sort the imports"
+	@echo "make oracle               compare with torch (Python 3.11; downloads torch)"
+	@echo "make test-numpy1          the tests on Python 3.10 with numpy 1.26"
+	@echo "make test-py313           the tests on Python 3.13"
+	@echo "make lock                 write requirements/*.txt anew from pyproject.toml, keeping the pins that still fit"
+	@echo "make wheel                build the wheel into dist/"
+	@echo "make clean                remove environments, caches and build results"
+
+venv:
+	@PYTHON="$(PYTHON)" sh scripts/setup-venv.sh .venv requirements/test.txt
+
+demo: venv
+	@$(BIN)/geal-edge demo $(if $(SOURCE),"$(SOURCE)")
+
+test: venv
+	@$(BIN)/python -m pytest
+
+lint: venv
+	@failed=0; \
+	$(BIN)/ruff format --check . || failed=1; \
+	$(BIN)/ruff check . || failed=1; \
+	$(BIN)/mypy || failed=1; \
+	exit $$failed
+
+format: venv
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+check: lint test
+
+# A Python that is not there is said, not an error: .ci/run and a person both read what was skipped.
+oracle:
+	@python=$$(sh scripts/find-python.sh 3.11) || { echo "geal-edge: skipped the comparison with torch"; exit 0; }; \
+	PYTHON="$$python" sh scripts/setup-venv.sh .venv-oracle requirements/test.txt oracle && \
+	.venv-oracle/bin/python -m pytest tests/oracle
+
+test-numpy1:
+	@python=$$(sh scripts/find-python.sh 3.10) || { echo "geal-edge: skipped the tests with numpy 1.26"; exit 0; }; \
+	PYTHON="$$python" sh scripts/setup-venv.sh .venv-numpy1 requirements/numpy1.txt && \
+	.venv-numpy1/bin/python -m pytest
+
+test-py313:
+	@python=$$(sh scripts/find-python.sh 3.13) || { echo "geal-edge: skipped the tests on Python 3.13"; exit 0; }; \
+	PYTHON="$$python" sh scripts/setup-venv.sh .venv-py313 requirements/test.txt && \
+	.venv-py313/bin/python -m pytest
+
+# The files name no index and no address. To raise a pin, delete its lines (or the file) first.
+LOCK = UV_PYTHON_DOWNLOADS=never UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile pyproject.toml --quiet \
+	--universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-emit-find-links \
+	--extra export --extra cpu --extra test
+lock: venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv>=0.9"
+	$(LOCK) --extra dev --output-file requirements/test.txt
+	$(LOCK) --constraint requirements/numpy1.in --output-file requirements/numpy1.txt
+
+wheel: venv
+	@$(BIN)/python -m hatchling build --target wheel --directory dist
+
+clean:
+	rm -rf .venv .venv-* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

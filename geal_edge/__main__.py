@@ -1,0 +1,5 @@
+"""`python -m geal_edge` is `geal-edge`."""
+
+from geal_edge.cli.app import main
+
+main()

@@ -1,0 +1,148 @@
+"""What several commands share: options, opening what they name, progress on a terminal, and stopping well."""
+
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, TypeAlias
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from geal_edge.errors import UsageError
+from geal_edge.models.bundle import Bundle
+from geal_edge.runtime.backends.ort import OrtCpu
+from geal_edge.runtime.encoder import Encoder
+from geal_edge.runtime.sources import Source, open_source
+
+PROGRESS_AFTER_S = 2.0
+
+Sources: TypeAlias = Annotated[
+    list[str], typer.Argument(metavar="SOURCE...", help="Folders of images, globs, video files, or `drawn:SEED`.")
+]
+BundleFolder: TypeAlias = Annotated[
+    Path, typer.Option("--bundle", "-b", help="Bundle folder, made by `geal-edge export`.")
+]
+SpoolFolder: TypeAlias = Annotated[
+    Path, typer.Argument(metavar="SPOOL", help="Spool folder, filled by `geal-edge run`.")
+]
+Fps: TypeAlias = Annotated[
+    float | None,
+    typer.Option(help="Look at this many frames per second of a video; the others are not seen at all."),
+]
+Name: TypeAlias = Annotated[str | None, typer.Option(help="Name for the source, where its own is taken.")]
+Threads: TypeAlias = Annotated[
+    int | None, typer.Option(min=1, help="Threads inside one inference. Default: the CPUs this process may use.")
+]
+Quiet: TypeAlias = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print the machine form (docs/formats.md).")]
+
+
+def open_sources(specs: list[str], *, name: str | None, fps: float | None) -> list[Source]:
+    """Open what the command line names. Raises UsageError where one --name is meant for several."""
+    if name is not None and len(specs) > 1:
+        raise UsageError(f"--name {name}: names one source, but {len(specs)} were given. Run them one at a time.")
+    return [open_source(spec, name=name, fps=fps) for spec in specs]
+
+
+def open_encoder(bundle: Path, threads: int | None) -> Encoder:
+    """The bundle on the CPU backend, to be entered."""
+    opened = Bundle.open(bundle)
+    return Encoder(opened, OrtCpu(opened.graph, threads=threads))
+
+
+def untrained_note(untrained: bool, watch: "Terminal") -> None:
+    if untrained:
+        watch.warn(
+            "this bundle's weights are UNTRAINED: what it selects shows the machinery, not what DINO would choose."
+        )
+
+
+class Terminal:
+    """Observer for people: warnings on stderr, and a progress line once a job has taken two seconds on a terminal.
+
+    Use it as a context manager, so that the line is taken away before results are printed.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._progress: Progress | None = None
+        self._task = TaskID(0)
+
+    def __enter__(self) -> "Terminal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
+
+    def begin(self, what: str, total: int | None) -> None:
+        self._end()
+        self._began = time.monotonic()
+        self._what, self._total, self._done = what, total, 0
+
+    def advance(self, **counts: int) -> None:
+        self._done += 1
+        if self._quiet or not self._console.is_terminal:
+            return
+        if self._progress is None:
+            if time.monotonic() - self._began < PROGRESS_AFTER_S:
+                return
+            self._progress = Progress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[note]}", markup=False),
+                TimeRemainingColumn(),
+                console=self._console,
+                transient=True,
+            )
+            self._task = self._progress.add_task(self._what, total=self._total, note="")
+            self._progress.start()
+        note = " ".join(f"{name} {n}" for name, n in counts.items() if n)
+        self._progress.update(self._task, completed=self._done, note=note)
+
+    def warn(self, message: str) -> None:
+        if not self._quiet:
+            self._console.print(f"note: {message}", markup=False)
+
+    def say(self, message: str = "") -> None:
+        """A line of the result, for people, on stdout."""
+        if not self._quiet:
+            self._end()
+            print(message)
+
+    def _end(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+
+@contextmanager
+def stopping_well() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C and SIGTERM ask to stop after the frame in hand; a second Ctrl-C does not wait."""
+    asked = False
+
+    def ask(signum: int, _: FrameType | None) -> None:
+        nonlocal asked
+        if asked and signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked = True
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def fail_if(condition: bool, code: int) -> None:
+    """End with `code` after the result was printed."""
+    if condition:
+        sys.stdout.flush()
+        raise typer.Exit(code)

@@ -1,0 +1,109 @@
+"""`geal-edge export`: a checkpoint becomes a bundle."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from geal_edge.cli.common import Quiet, Terminal, untrained_note
+from geal_edge.config import IMAGENET_MEAN, IMAGENET_STD, SIZES, ResizeFilter
+from geal_edge.errors import MissingDependency, UsageError
+from geal_edge.runtime.sources import open_source
+
+Triple = tuple[float, float, float]
+
+
+def export(
+    weights: Annotated[
+        str, typer.Option("--weights", "-w", help="Checkpoint (.safetensors, .pth), or `untrained:SEED`.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Bundle folder to write.")],
+    size: Annotated[str, typer.Option(help=f"Input size, WIDTHxHEIGHT in pixels, or {', '.join(SIZES)}.")] = "voc",
+    batch: Annotated[int | None, typer.Option(min=1, help="Fixed batch size. Default: any.")] = None,
+    no_cls: Annotated[bool, typer.Option("--no-cls", help="Leave out the `cls_embedding` output.")] = False,
+    tap: Annotated[
+        Literal["norm", "raw"],
+        typer.Option(help="Patch features after the final LayerNorm (the authors' code), or before it."),
+    ] = "norm",
+    resize: Annotated[
+        ResizeFilter, typer.Option(help="How frames become the input: Pillow's bicubic, or OpenCV's faster area.")
+    ] = "pil_bicubic",
+    mean: Annotated[
+        str | None, typer.Option(metavar="R,G,B", help="Of the training, 0..1. Default: ImageNet's.")
+    ] = None,
+    std: Annotated[
+        str | None, typer.Option(metavar="R,G,B", help="Of the training, 0..1. Default: ImageNet's.")
+    ] = None,
+    check: Annotated[
+        str | None, typer.Option(metavar="SOURCE", help="Take the reference frames from here. Default: drawn ones.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Turn a checkpoint into a bundle: ONNX graph, its check against float64, manifest.
+
+    Example: `geal-edge export --weights dino_deitsmall16_pretrain.pth --size 448x224 --out bundle`
+    """
+    exporter, load_weights = machinery()
+    width, height = parse_size(size)
+    options = exporter.ExportOptions(
+        width=width,
+        height=height,
+        batch=batch,
+        cls_embedding=not no_cls,
+        tap=tap,
+        resize=resize,
+        mean=parse_triple("--mean", mean, IMAGENET_MEAN),
+        std=parse_triple("--std", std, IMAGENET_STD),
+    )
+    with Terminal(quiet=quiet) as watch:
+        source = None if check is None else open_source(check)
+        loaded = load_weights(weights)
+        watch.say(f"{loaded.geometry.name} from {loaded.origin}, input {width} wide x {height} high")
+        if loaded.dropped:
+            watch.warn(f"left out, as no backbone needs it: {', '.join(loaded.dropped)}")
+        bundle, parity = exporter.export_bundle(loaded, out, options, check=source, watch=watch)
+        watch.say(f"checked against float64 on {parity.frames} frames:\n{_indented(str(parity))}")
+        watch.say(f"bundle {out} ({bundle.digest[:19]}, feature space {bundle.manifest.feature_space})")
+        untrained_note(loaded.untrained, watch)
+        watch.say(f"\nNext: geal-edge run SOURCE --bundle {out} --spool spool --budget 50")
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """(width, height) of `448x224` or of one of the paper's names. Raises UsageError."""
+    if text in SIZES:
+        return SIZES[text]
+    width, _, height = text.lower().partition("x")
+    if width.isdecimal() and height.isdecimal():
+        return int(width), int(height)
+    raise UsageError(f"--size {text}: expected WIDTHxHEIGHT in pixels (448x224), or one of {', '.join(SIZES)}.")
+
+
+def parse_triple(option: str, text: str | None, default: Triple) -> Triple:
+    """Three numbers between 0 and 1, separated by commas. Raises UsageError."""
+    if text is None:
+        return default
+    try:
+        red, green, blue = (float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"{option} {text}: expected three numbers, red,green,blue, such as 0.5,0.5,0.5.") from None
+    if not all(0.0 < value <= 1.0 for value in (red, green, blue)):
+        raise UsageError(
+            f"{option} {text}: each number must be above 0 and at most 1 (pixel values are scaled to 0..1)."
+        )
+    return red, green, blue
+
+
+def machinery() -> Any:
+    """(the exporter module, `load_weights`): imported late, as their libraries are an extra. Raises MissingDependency."""
+    try:
+        from geal_edge.export import exporter
+        from geal_edge.models.weights import load_weights
+    except ImportError as error:
+        raise MissingDependency(
+            f"{error.name} is not installed, and `export` needs it. Install it with: pip install 'geal-edge[export,cpu]'"
+        ) from error
+    return exporter, load_weights
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {line}" for line in text.splitlines())

@@ -1,0 +1,80 @@
+"""`geal-edge inspect`: what a bundle, a spool or a picks file promises, in words or JSON."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from geal_edge.cli.common import Json
+from geal_edge.cli.status import status_lines
+from geal_edge.errors import UsageError
+from geal_edge.models.bundle import MANIFEST_FILE, Bundle
+from geal_edge.runtime.pool import read_picks
+from geal_edge.runtime.spool import DATABASE
+from geal_edge.runtime.spoolview import open_view
+
+
+def inspect(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="Bundle folder, spool folder or picks file.")],
+    as_json: Json = False,
+) -> None:
+    """Print what a bundle, a spool or a picks file is and promises.
+
+    Example: `geal-edge inspect bundle`
+    """
+    if (path / MANIFEST_FILE).is_file():
+        bundle = Bundle.open(path)
+        data = {**bundle.manifest.as_json(), "digest": bundle.digest}
+        lines = bundle_lines(bundle)
+    elif (path / DATABASE).is_file():
+        with open_view(path) as view:
+            data = view.status()
+        lines = status_lines(path, data)
+    elif path.is_file():
+        data = read_picks(path)
+        lines = picks_lines(path, data)
+    else:
+        raise UsageError(f"{path}: is no bundle ({MANIFEST_FILE}), no spool ({DATABASE}) and no picks file.")
+    print(json.dumps(data, indent=1, ensure_ascii=False) if as_json else "\n".join(lines))
+
+
+def bundle_lines(bundle: Bundle) -> Iterator[str]:
+    m = bundle.manifest
+    size = bundle.graph.stat().st_size
+    yield f"bundle {bundle.path}"
+    yield f"  digest         {bundle.digest}"
+    yield f"  feature space  {m.feature_space}"
+    yield f"  made by        {m.producer}"
+    trained = "UNTRAINED: for trying the machinery only" if m.untrained else "trained"
+    yield f"  model          {m.model['name']}, weights {m.weights['origin']} ({trained})"
+    yield f"  input          image: uint8 [{m.batch or 'N'}, {m.height}, {m.width}, 3] RGB, {m.width} wide x {m.height} high"
+    yield f"  resize         {m.resize}, aspect not kept; mean {m.mean} std {m.std} are applied in the graph"
+    for name, shape in m.outputs.items():
+        yield f"  output         {name}: float32 [{', '.join(map(str, shape))}]"
+    yield f"  patches        {m.grid[0]} rows x {m.grid[1]} columns, row by row; tap {m.tap!r}"
+    yield f"  graph          {bundle.graph.name}, opset {m.opset}, {m.precision} inside, {size / 1e6:.1f} MB"
+    c = m.clusters
+    yield (
+        f"  preset         {m.preset}: attention ratio {c.attention_ratio:g} ({c.ratio_rule}), "
+        f"{c.clusters_per_frame} clusters per frame, {c.kmeans_metric}"
+    )
+    checked = ", ".join(f"{name} {_error(report)}" for name, report in m.parity["outputs"].items())
+    yield f"  checked        {m.parity['frames']} {m.reference_origin} frames against float64: largest error {checked}"
+
+
+def picks_lines(path: Path, data: dict[str, Any]) -> Iterator[str]:
+    frames = data["frames"]
+    yield f"picks {path}"
+    yield f"  feature space  {data['feature_space']}" + (" (UNTRAINED weights)" if data["untrained"] else "")
+    yield f"  made by        {data['producer']}, preset {data['preset']}, seed {data['seed']}"
+    yield f"  frames         {frames['seen']} seen, {frames['lost']} lost, {frames['selected']} selected"
+    for source in data["sources"]:
+        yield f"  source         {source['name']} ({source['spec']})"
+    for pick in data["picks"]:
+        yield f"  {pick['order']:>5}  {pick['distance']:.4f}  {pick['id']}"
+
+
+def _error(report: dict[str, Any]) -> str:
+    return "not finite" if report["max_error"] is None else f"{report['max_error']:.1e}"

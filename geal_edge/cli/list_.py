@@ -1,0 +1,30 @@
+"""`geal-edge list`: the selected frames of a spool, in their order."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from geal_edge.cli.common import Json, SpoolFolder
+from geal_edge.runtime.spoolview import open_view
+
+
+def list_selected(
+    spool: SpoolFolder,
+    as_json: Json = False,
+    retained: Annotated[bool, typer.Option("--retained", help="Also those retained but not selected.")] = False,
+) -> None:
+    """List the selected frames in their order; any first n of them are a selection of n.
+
+    Example: `geal-edge list spool --json`
+    """
+    with open_view(spool) as view:
+        lines = list(view.list_lines(retained=retained))
+    if as_json:
+        for line in lines:
+            print(json.dumps(line, ensure_ascii=False))
+        return
+    for line in lines:
+        order = "-" if line["order"] is None else line["order"]
+        distance = "-" if line["distance"] is None else f"{line['distance']:.4f}"
+        print(f"{order:>5}  {distance:>6}  {line['file']}  {line['id']}")

@@ -1,0 +1,77 @@
+"""`geal-edge run`: stream sources into a spool, as a vehicle does."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from geal_edge.cli.common import (
+    BundleFolder,
+    Fps,
+    Name,
+    Quiet,
+    Sources,
+    Terminal,
+    Threads,
+    open_encoder,
+    open_sources,
+    stopping_well,
+    untrained_note,
+)
+from geal_edge.cli.status import certificate_words
+from geal_edge.runtime import pipeline
+from geal_edge.runtime.imagefile import Encoding
+from geal_edge.runtime.spoolview import SpoolView, open_view
+
+
+def run(
+    sources: Sources,
+    bundle: BundleFolder,
+    spool: Annotated[
+        Path, typer.Option("--spool", "-s", help="Spool folder; made if absent, continued if it is there.")
+    ],
+    budget: Annotated[int, typer.Option(min=1, help="Frames to select, in all for this spool.")],
+    fps: Fps = None,
+    name: Name = None,
+    encoding: Annotated[Encoding, typer.Option(help="How frames without file bytes of their own are stored.")] = "jpg",
+    again: Annotated[
+        bool, typer.Option("--again", help="Read sources from their start that were read before.")
+    ] = False,
+    threads: Threads = None,
+    quiet: Quiet = False,
+) -> None:
+    """Stream sources and keep the frames worth labelling; goes on where it was stopped.
+
+    Example: `geal-edge run drive.mp4 --bundle bundle --spool spool --budget 50`
+    """
+    opened = open_sources(sources, name=name, fps=fps)
+    with Terminal(quiet=quiet) as watch, stopping_well() as stop:
+        with open_encoder(bundle, threads) as encoder:
+            result = pipeline.run(
+                opened,
+                encoder=encoder,
+                spool_path=spool,
+                budget=budget,
+                encoding=encoding,
+                again=again,
+                watch=watch,
+                stop=stop,
+            )
+        for skipped in result.skipped:
+            watch.warn(f"{skipped}: was read to its end before; --again reads it once more.")
+        with open_view(spool) as view:
+            for line in result_lines(view, spool):
+                watch.say(line)
+        untrained_note(encoder.bundle.manifest.untrained, watch)
+        watch.say(f"\nNext: geal-edge report {spool} -o report.html")
+
+
+def result_lines(view: SpoolView, spool: Path) -> Iterator[str]:
+    """What a run came to, for people."""
+    frames, _ = view.counts()
+    yield (
+        f"{frames['selected']} of {frames['seen']} frames selected "
+        f"({frames['not_new']} not new, {frames['evicted']} evicted, {frames['lost']} lost): {spool}"
+    )
+    yield certificate_words(view.certificate(), frames["selected"])

@@ -1,0 +1,47 @@
+"""`geal-edge status`: how a spool stands."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from geal_edge.cli.common import Json, SpoolFolder
+from geal_edge.runtime.ladder import Certificate
+from geal_edge.runtime.spoolview import open_view
+
+
+def status(spool: SpoolFolder, as_json: Json = False) -> None:
+    """Show how a spool stands: frames by state, budget, radius, certificate.
+
+    Example: `geal-edge status spool`
+    """
+    with open_view(spool) as view:
+        data = view.status()
+    print(json.dumps(data, indent=1, ensure_ascii=False) if as_json else "\n".join(status_lines(spool, data)))
+
+
+def status_lines(spool: Path, data: dict[str, Any]) -> Iterator[str]:
+    frames, budget = data["frames"], data["budget"][0]
+    yield f"spool {spool}" + (" (UNTRAINED weights)" if data["untrained"] else "")
+    yield f"  frames    {frames['seen']} seen: " + ", ".join(
+        f"{frames[state]} {state.replace('_', ' ')}" for state in ("not_new", "gated", "lost", "retained", "evicted")
+    )
+    for reason, n in sorted(data["lost"].items()):
+        yield f"  lost      {n} {reason}"
+    yield f"  budget    {frames['selected']} of {budget['limit']} frames selected, {budget['spent']} spent"
+    certificate = Certificate(**data["rounds"][-1]["certificate"])
+    yield f"  coverage  {certificate_words(certificate, frames['selected'])}"
+    for source in data["sources"]:
+        state = "read to its end" if source["finished"] else f"at frame {source['cursor']}"
+        yield f"  source    {source['name']}: {state}"
+    yield f"  bundle    {data['bundle'][:19]}, preset {data['preset']}, feature space {data['feature_space']}"
+
+
+def certificate_words(certificate: Certificate, selected: int) -> str:
+    """The certificate as a sentence; never a claim against the best frames, for which no factor exists."""
+    if certificate.radius is None:
+        return "no radius can be certified: every level with one has ended"
+    covered = f"every cluster seen is within chord {certificate.radius:.3f} of the {selected} selected frames"
+    if certificate.lower_bound == 0.0:
+        return covered
+    return f"{covered}; no choice of as many single patches as the budget gets below {certificate.lower_bound:.3f}"

@@ -1,0 +1,147 @@
+"""Every exception that geal-edge raises on purpose, and the exit code each one ends a command with.
+
+    GealEdgeError                        1   never raised itself
+    |- UsageError                        2   a call that cannot be meant: an option's value, a name, a combination
+    |- MissingDependency                 3   a package or tool that this command needs is not installed
+    |- WeightsError                      4   a checkpoint cannot be read
+    |  |- UnsafeCheckpoint               5   ... because it asks to run code
+    |  |- WeightsMismatch                6   ... because its tensors are not those of a DINO ViT
+    |- BundleError                       7   a bundle is absent, damaged, or not what its manifest says
+    |- ParityError                       8   an exported graph does not compute what the weights say
+    |- SourceError                       9   a source cannot be opened, or holds no frame at all
+    |  |- SourceClash                   10   two different sources under one name in one spool
+    |- FrameError                       11   one frame is unusable; caught by the pipeline, which counts it as lost
+    |- BackendError                     12   an engine cannot be started, or answered what it must not
+    |- SpoolError                       13   a spool cannot be used
+    |  |- SpoolLocked                   14   ... because another process is writing to it
+    |  |- SpoolMismatch                 15   ... because it was filled with another budget, or from other settings
+    |  |- SpoolDamaged                  16   ... because what is on disk contradicts itself
+    |- FeatureSpaceMismatch             17   clusters of two feature spaces would be compared
+    |- StorageError                     18   the disk refused a write: full, read-only, failing
+
+`Interrupted` (130, Ctrl-C or SIGTERM) is not an error of ours or the user's: the work done so far is safe on disk.
+A message says what, where, what was expected, and what to do. Lower libraries' exceptions become one of these at one
+border (backend, transport, durable, sources), with `from`.
+"""
+
+
+class GealEdgeError(Exception):
+    """The root: catch this to catch everything that geal-edge means to tell you."""
+
+    exit_code = 1
+
+
+class UsageError(GealEdgeError):
+    """A call that cannot be meant: an option's value, an unknown name, a combination that excludes itself."""
+
+    exit_code = 2
+
+
+class MissingDependency(GealEdgeError):
+    """A package that this command needs is not installed; the message holds the command that installs it."""
+
+    exit_code = 3
+
+
+class WeightsError(GealEdgeError):
+    """A checkpoint file cannot be read: absent, truncated, or of no known format."""
+
+    exit_code = 4
+
+
+class UnsafeCheckpoint(WeightsError):
+    """A checkpoint's pickle names a global that does more than rebuild a tensor; nothing of it was executed."""
+
+    exit_code = 5
+
+
+class WeightsMismatch(WeightsError):
+    """A checkpoint can be read, but its tensors are not exactly those of a DINO ViT."""
+
+    exit_code = 6
+
+
+class BundleError(GealEdgeError):
+    """A bundle is absent, damaged, or not what its manifest says."""
+
+    exit_code = 7
+
+
+class ParityError(GealEdgeError):
+    """An exported graph does not compute what the weights say, so no bundle was written."""
+
+    exit_code = 8
+
+
+class SourceError(GealEdgeError):
+    """A source cannot be opened, or holds no frame at all."""
+
+    exit_code = 9
+
+
+class SourceClash(SourceError):
+    """Two different sources would have one name in one spool."""
+
+    exit_code = 10
+
+
+class FrameError(GealEdgeError):
+    """One frame is unusable. The pipeline catches it: an event and a counter, never a stop.
+
+    `reason` is the short key under which the frame is counted as lost (`empty`, `truncated`, `too_large`, ...).
+    """
+
+    exit_code = 11
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+class BackendError(GealEdgeError):
+    """An engine cannot be started, or answered with other names, dtypes, shapes or values than it promised."""
+
+    exit_code = 12
+
+
+class SpoolError(GealEdgeError):
+    """A spool cannot be used."""
+
+    exit_code = 13
+
+
+class SpoolLocked(SpoolError):
+    """Another process is writing to this spool."""
+
+    exit_code = 14
+
+
+class SpoolMismatch(SpoolError):
+    """This spool was filled with another budget, bundle or source option than the one now asked for."""
+
+    exit_code = 15
+
+
+class SpoolDamaged(SpoolError):
+    """What is on disk contradicts itself; `check` lists how."""
+
+    exit_code = 16
+
+
+class FeatureSpaceMismatch(GealEdgeError):
+    """Clusters of two feature spaces would be compared; the message names both."""
+
+    exit_code = 17
+
+
+class StorageError(GealEdgeError):
+    """The disk refused a write: full, read-only, failing. A bad disk stops the service; nothing acknowledged is lost."""
+
+    exit_code = 18
+
+
+class Interrupted(GealEdgeError):
+    """Ctrl-C or SIGTERM: the frame in hand was finished and the spool is sound."""
+
+    exit_code = 130

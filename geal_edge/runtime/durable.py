@@ -1,0 +1,100 @@
+"""The only module that knows how bytes become safe on a disk that may lose power at any moment.
+
+A file appears under its name complete or not at all: written under a temporary name, synced, renamed, and the folder synced,
+because a rename is only as durable as the folder that holds it. Every refusal of the disk becomes a StorageError.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from geal_edge.errors import SpoolLocked, StorageError
+
+TEMPORARY_SUFFIX = ".tmp"
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Put `data` under `path`; when this returns, a power cut cannot undo it. Raises StorageError; leaves no half file."""
+    temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
+    with _refusals(path, "write"):
+        try:
+            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            try:
+                view = memoryview(data)
+                while view:
+                    view = view[os.write(handle, view) :]
+                os.fsync(handle)  # the name must not exist before its bytes do
+            finally:
+                os.close(handle)
+            os.replace(temporary, path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+        sync_folder(path.parent)
+
+
+def make_folder(path: Path, mode: int = 0o777) -> None:
+    """Create a folder (and its parents) and make its name durable; an existing one is left as it is."""
+    with _refusals(path, "create the folder"):
+        if path.is_dir():
+            return
+        path.mkdir(mode=mode, parents=True, exist_ok=True)
+        sync_folder(path.parent)
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file; one that is gone already is fine. Not synced: whoever removes repeats it at the next start."""
+    with _refusals(path, "remove"), contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+@contextlib.contextmanager
+def exclusive_lock(path: Path, what: str) -> Iterator[None]:
+    """Hold an advisory lock on `path` (created if absent); the kernel drops it when the process dies, however it dies.
+
+    Raises SpoolLocked at once where another process holds it; `what` names the thing for the message.
+    """
+    with _refusals(path, "open the lock"):
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise StorageError(f"{path}: cannot lock ({error.strerror}). Use a local file system.") from error
+            raise SpoolLocked(
+                f"{what} is being written by another process (it holds {path.name}). Wait for it, or stop it first."
+            ) from error
+        yield
+    finally:
+        os.close(handle)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable. Raises OSError as the system gives it."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def _refusals(path: Path, action: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        advice = {
+            errno.ENOSPC: "The disk is full: free some space, then start again; nothing that was stored is lost.",
+            errno.EDQUOT: "The disk quota is used up: free some space, then start again.",
+            errno.EROFS: "The file system is read-only: choose a folder that can be written.",
+            errno.EACCES: "Permission is missing: choose a folder that you may write, or change its owner.",
+            errno.EPERM: "Permission is missing: choose a folder that you may write, or change its owner.",
+            errno.ENOTDIR: "A part of that path is a file: choose another folder.",
+            errno.EEXIST: "A file of that name is in the way: choose another folder.",
+        }.get(error.errno or 0, "The disk refused it: check the device before starting again.")
+        raise StorageError(f"{path}: cannot {action} ({error.strerror}). {advice}") from error

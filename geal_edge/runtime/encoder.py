@@ -1,0 +1,99 @@
+"""A frame becomes patch tokens and CLS attention: resize, one pass through the backend, and the answer believed only if sane."""
+
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from geal_edge.errors import BackendError
+from geal_edge.models.bundle import Bundle
+from geal_edge.models.preprocess import resize
+from geal_edge.runtime.backends import Arrays, Backend, TensorSpec
+from geal_edge.runtime.frame import Image
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoded:
+    """What the model says of one frame.
+
+    patch_features  fp16 (P, D), row-major patches: rounded as stored features are, so that both give the same clusters
+    cls_attention   fp32 (P,), >= 0, sums to 1
+    """
+
+    patch_features: npt.NDArray[np.float16]
+    cls_attention: npt.NDArray[np.float32]
+
+
+class Encoder:
+    """A bundle on a backend. Use it as a context manager.
+
+    Raises BundleError or BackendError on entering where the graph is not what the manifest promises.
+    """
+
+    def __init__(self, bundle: Bundle, backend: Backend) -> None:
+        self.bundle = bundle
+        self.backend = backend
+
+    def __enter__(self) -> "Encoder":
+        self.backend.__enter__()
+        try:
+            self._require_promised(self.backend.inputs, self._promised_inputs())
+            self._require_promised(self.backend.outputs, self._promised_outputs())
+        except BaseException:
+            self.backend.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.backend.__exit__(kind, error, trace)
+
+    def __call__(self, image: Image) -> Encoded:
+        """Encode one frame, uint8 (H, W, 3) RGB of any size. Raises BackendError for an answer that cannot be meant."""
+        manifest = self.bundle.manifest
+        small = resize(image, manifest.width, manifest.height, manifest.resize)
+        batch = small[None] if manifest.batch in (None, 1) else np.repeat(small[None], manifest.batch, axis=0)
+        answer = self.backend.run({"image": batch})
+        return Encoded(patch_features=_features(answer), cls_attention=_attention(answer))
+
+    def _promised_inputs(self) -> dict[str, TensorSpec]:
+        m = self.bundle.manifest
+        shape = (m.batch or "N", m.height, m.width, 3)
+        return {"image": TensorSpec(dtype=np.dtype(np.uint8), shape=shape)}
+
+    def _promised_outputs(self) -> dict[str, TensorSpec]:
+        batch: Any = self.bundle.manifest.batch or "N"
+        return {
+            name: TensorSpec(dtype=np.dtype(np.float32), shape=(batch, *shape[1:]))
+            for name, shape in self.bundle.manifest.outputs.items()
+        }
+
+    def _require_promised(self, found: Any, promised: dict[str, TensorSpec]) -> None:
+        if dict(found) != promised:
+            raise BackendError(
+                f"{self.bundle.graph}: the graph has {_words(found)}, the manifest promises {_words(promised)}. "
+                "Export the bundle again."
+            )
+
+
+def _features(answer: Arrays) -> npt.NDArray[np.float16]:
+    with np.errstate(over="ignore"):  # too large for fp16 becomes inf, and is refused in the next line
+        features: npt.NDArray[np.float16] = answer["patch_features"][0].astype(np.float16)
+    if not np.isfinite(features).all():
+        raise BackendError("patch_features holds NaN, infinity or numbers beyond fp16: this engine cannot be trusted.")
+    return features
+
+
+def _attention(answer: Arrays) -> npt.NDArray[np.float32]:
+    attention: npt.NDArray[np.float32] = answer["cls_attention"][0].copy()
+    total = float(attention.sum(dtype=np.float64))
+    if not (abs(total - 1.0) < 1e-2 and attention.min() >= 0.0):
+        raise BackendError(f"cls_attention sums to {total:g} instead of 1: this engine cannot be trusted.")
+    return attention
+
+
+def _words(specs: Any) -> str:
+    return ", ".join(f"{name} {spec}" for name, spec in specs.items())

@@ -1,0 +1,37 @@
+"""Frames as image files: what the spool stores of a frame that its source does not already have as a file."""
+
+import io
+from typing import Literal, TypeAlias, get_args
+
+from geal_edge.errors import MissingDependency, UsageError
+from geal_edge.runtime.frame import Frame, Image
+
+Encoding: TypeAlias = Literal["jpg", "png"]
+ENCODINGS: tuple[Encoding, ...] = get_args(Encoding)
+JPEG_QUALITY = 95
+
+
+def stored_form(frame: Frame, encoding: Encoding) -> tuple[bytes, str]:
+    """(bytes, file ending): the source's own file bytes where it has them, else the image in the chosen encoding."""
+    if frame.encoded is not None:
+        return frame.encoded, frame.encoding
+    return encode(frame.image, encoding), encoding
+
+
+def encode(image: Image, encoding: Encoding) -> bytes:
+    """uint8 (H, W, 3) RGB as JPEG (quality 95) or PNG (exact)."""
+    try:
+        from PIL import Image as Pillow
+    except ImportError as error:
+        raise MissingDependency(
+            "Pillow is not installed, and frames are stored with it. Install it with: pip install 'geal-edge[cpu]'"
+        ) from error
+    if encoding not in ENCODINGS:
+        raise UsageError(f"encoding {encoding!r}: must be one of {', '.join(ENCODINGS)}")
+    buffer = io.BytesIO()
+    picture = Pillow.fromarray(image)
+    if encoding == "jpg":
+        picture.save(buffer, "JPEG", quality=JPEG_QUALITY)
+    else:
+        picture.save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()

@@ -1,0 +1,139 @@
+"""The way of the data on a vehicle, from a source to the spool. Read this file first.
+
+    source -> Frame -> encoder -> (patch_features, cls_attention) -> distill -> knowledge clusters
+           -> selector.score -> Decision -> spool.append -> selector.learn
+
+Scoring changes nothing, and nothing is learned before it is safe on disk. So the process may die at any line: the next one
+finds the spool as it was after the last decision, and a recorded source goes on behind the last frame counted.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from geal_edge.errors import FrameError, Interrupted
+from geal_edge.models.bundle import Bundle
+from geal_edge.models.preprocess import aspect_warning
+from geal_edge.runtime.clusters import KnowledgeClusters, knowledge_clusters
+from geal_edge.runtime.distill import distill
+from geal_edge.runtime.encoder import Encoder
+from geal_edge.runtime.frame import Frame, usable
+from geal_edge.runtime.imagefile import Encoding
+from geal_edge.runtime.ladder import Ladder
+from geal_edge.runtime.observer import Observer
+from geal_edge.runtime.sources import Source
+from geal_edge.runtime.spool import Spool, SpoolSettings
+from geal_edge.runtime.threads import one_blas_thread
+
+
+def stream(
+    source: Source,
+    *,
+    after: int,
+    encoder: Encoder,
+    selector: Ladder,
+    spool: Spool,
+    watch: Observer,
+    stop: Callable[[], bool],
+) -> None:
+    """Judge every frame of `source` whose frame_index is above `after`.
+
+    One bad frame is counted and passed over. Raises Interrupted after the frame in hand once `stop()` says so.
+    """
+    for item in source.frames(after=after):
+        try:
+            frame = usable(item)
+            clusters = clusters_of(frame, encoder)
+        except FrameError as error:
+            spool.lose(item, error)
+        else:
+            decision = selector.score(clusters)  # asks, changes nothing
+            spool.append(frame, decision)  # durable first; an empty decision writes nothing
+            selector.learn(decision)  # then in memory
+        watch.advance(retained=len(selector.retained), lost=spool.lost)
+        if stop():
+            raise Interrupted(f"Stopped after {item.id}; the spool is sound. The same command goes on from here.")
+    spool.finish_source(source.name)
+
+
+def clusters_of(frame: Frame, encoder: Encoder) -> KnowledgeClusters:
+    """A frame's knowledge clusters. Raises FrameError where nothing in it could be judged."""
+    recipe = encoder.bundle.manifest.clusters
+    encoded = encoder(frame.image)
+    distilled = distill(
+        encoded.patch_features,
+        encoded.cls_attention,
+        attention_ratio=recipe.attention_ratio,
+        ratio_rule=recipe.ratio_rule,
+    )
+    return knowledge_clusters(distilled, recipe)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResult:
+    """What a run did: names of sources read to their end, and of those that had been before."""
+
+    finished: tuple[str, ...]
+    skipped: tuple[str, ...]
+
+
+def run(
+    sources: Sequence[Source],
+    *,
+    encoder: Encoder,
+    spool_path: Path,
+    budget: int,
+    encoding: Encoding = "jpg",
+    again: bool = False,
+    watch: Observer,
+    stop: Callable[[], bool] = lambda: False,
+) -> RunResult:
+    """Stream recorded sources one after another into a spool; go on where an earlier run was stopped or killed.
+
+    The spool's one round is open: further sources continue it, a finished one is read anew only with `again`.
+    Raises Interrupted, and whatever opening a spool or a source raises.
+    """
+    finished: list[str] = []
+    skipped: list[str] = []
+    with one_blas_thread(), Spool(spool_path, spool_settings(encoder.bundle, budget), encoding=encoding) as spool:
+        selector = spool.ladder()
+        for source in sources:
+            state = spool.begin_source(source, again=again and source.name not in finished)
+            if state.finished:
+                skipped.append(source.name)
+                continue
+            warn_of_aspect(source, encoder.bundle, watch)
+            watch.begin(source.name, source.frame_count)
+            stream(
+                source,
+                after=state.cursor,
+                encoder=encoder,
+                selector=selector,
+                spool=spool,
+                watch=watch,
+                stop=stop,
+            )
+            finished.append(source.name)
+    return RunResult(finished=tuple(finished), skipped=tuple(skipped))
+
+
+def spool_settings(bundle: Bundle, budget: int) -> SpoolSettings:
+    """What a spool filled from this bundle must agree with for ever."""
+    manifest = bundle.manifest
+    return SpoolSettings(
+        bundle=bundle.digest,
+        feature_space=manifest.feature_space,
+        preset=manifest.preset,
+        grid=manifest.grid,
+        untrained=manifest.untrained,
+        budget=budget,
+    )
+
+
+def warn_of_aspect(source: Source, bundle: Bundle, watch: Observer) -> None:
+    """Say so where the resize would squeeze a source much; the resize never keeps the aspect (paper C.3, C.4)."""
+    manifest = bundle.manifest
+    if source.size is not None:
+        message = aspect_warning(source.size, (manifest.width, manifest.height), int(manifest.model["patch_size"]))
+        if message:
+            watch.warn(f"{source.name}: {message}")

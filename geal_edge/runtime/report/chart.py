@@ -1,0 +1,255 @@
+"""The report's drawings as inline SVG: the region that was new, the time line, and the curve of distances.
+
+A drawing stretches with its box, so lines do not scale with it, dots are lines of no length with round ends, and every
+label is HTML above the drawing: it stays readable on a phone.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from html import escape
+from itertools import pairwise
+
+from geal_edge.runtime.report.data import Report, ShownFrame
+
+WIDE, HIGH = 1000.0, 300.0
+"""The drawings' own units; the box on the page has its own size."""
+MANY = 150
+"""Dots above which they are drawn smaller."""
+
+
+# -- the region that was new -------------------------------------------------------------------------------------------
+
+
+def region(patches: Iterable[int], grid: tuple[int, int]) -> str:
+    """The witness as an outline over the picture, all else a little darker. Frames are resized to the model's input
+    without keeping their aspect, so the grid stretches over the whole picture."""
+    rows, columns = grid
+    outline = outline_of(patches, columns)
+    return (
+        f'<svg class="region" viewBox="0 0 {columns} {rows}" preserveAspectRatio="none" aria-hidden="true">'
+        f'<path class="dim" d="M-1-1H{columns + 1}V{rows + 1}H-1Z{outline}"/><path class="edge" d="{outline}"/></svg>'
+    )
+
+
+def outline_of(patches: Iterable[int], columns: int) -> str:
+    """The border of a set of patches as an SVG path, clockwise around them and counter-clockwise around holes.
+
+    >>> outline_of([0, 1, 3], columns=3)  # two beside each other, one below the first
+    'M0 0H2V1H1V2H0Z'
+    """
+    inside = {divmod(patch, columns)[::-1] for patch in patches}  # (x, y)
+    steps: dict[tuple[int, int], list[tuple[int, int]]] = {}  # corner -> corners that a border edge leads to
+    for x, y in sorted(inside, key=lambda at: (at[1], at[0])):
+        for neighbour, begin, end in (
+            ((x, y - 1), (x, y), (x + 1, y)),
+            ((x + 1, y), (x + 1, y), (x + 1, y + 1)),
+            ((x, y + 1), (x + 1, y + 1), (x, y + 1)),
+            ((x - 1, y), (x, y + 1), (x, y)),
+        ):
+            if neighbour not in inside:
+                steps.setdefault(begin, []).append(end)
+    path = ""
+    while steps:
+        loop = [start := next(iter(steps))]
+        while True:
+            ends = steps[loop[-1]]
+            corner = ends.pop()
+            if not ends:
+                del steps[loop[-1]]
+            if corner == start:
+                break
+            loop.append(corner)
+        before, after = loop[-1:] + loop[:-1], loop[1:] + loop[:1]
+        turns = [b for a, b, c in zip(before, loop, after, strict=True) if (a[0] == b[0]) != (b[0] == c[0])]
+        path += f"M{turns[0][0]} {turns[0][1]}"
+        path += "".join(f"H{b[0]}" if a[1] == b[1] else f"V{b[1]}" for a, b in pairwise(turns)) + "Z"
+    return path
+
+
+def whereabouts(patches: Sequence[int], grid: tuple[int, int]) -> str:
+    """Where in the picture the patches lie on the whole, for those who hear the page.
+
+    >>> whereabouts([0], (3, 3)), whereabouts([4], (3, 3)), whereabouts([6], (3, 3))
+    ('upper left', 'centre', 'lower left')
+    """
+    rows, columns = grid
+    down = sum(patch // columns + 0.5 for patch in patches) / len(patches) / rows
+    along = sum(patch % columns + 0.5 for patch in patches) / len(patches) / columns
+    vertical = "upper" if down < 1 / 3 else "lower" if down > 2 / 3 else ""
+    horizontal = "left" if along < 1 / 3 else "right" if along > 2 / 3 else ""
+    if vertical and horizontal:
+        return f"{vertical} {horizontal}"
+    return {"upper": "top", "lower": "bottom"}.get(vertical, horizontal or "centre")
+
+
+# -- the time line -----------------------------------------------------------------------------------------------------
+
+
+def time_line(report: Report) -> str:
+    """Novelty against the radius in force over everything seen; empty where nothing was seen."""
+    line = report.timeline
+    if line is None or not line.buckets:
+        return ""
+    seen = sum(bucket.frames for bucket in line.buckets)
+    top = _top([b.novelty for b in line.buckets] + [b.radius for b in line.buckets])
+    x, y = _scale(seen), _height(top)
+
+    skyline, radius, lost = f"M0 {HIGH:g}", "", ""
+    start, pen_down = 0, False
+    for bucket in line.buckets:
+        left, right = x(start), x(start + bucket.frames)
+        skyline += f"V{y(bucket.novelty or 0.0):g}H{right:g}"
+        if bucket.lost < bucket.frames:  # where nothing was judged, the radius stayed what it was
+            if bucket.radius is not None:
+                radius += f"{'V' if pen_down else f'M{left:g} '}{y(bucket.radius):g}H{right:g}"
+            pen_down = bucket.radius is not None
+        if bucket.lost:
+            lost += f"M{(left + right) / 2:g} {HIGH + 4:g}v12"
+        start += bucket.frames
+    begins = "".join(
+        f"M{x(source.first_seen):g} 0V{HIGH:g}" for source in report.sources[1:] if source.first_seen is not None
+    )
+    drawing = [
+        _grid_lines(top),
+        f'<path class="begin" d="{begins}"/>' if begins else "",
+        f'<path class="skyline" d="{skyline}V{HIGH:g}Z"/>',
+        f'<path class="radius" d="{radius}"/>' if radius else "",
+        _dots("retained", report.others, x, y),
+        *(_linked_dot(frame, x, y) for frame in report.selected if frame.seen_at is not None),
+        f'<path class="lost" d="{lost}"/>' if lost else "",
+    ]
+    stretch = "each frame" if line.width == 1 else f"each stretch of {line.width:,} frames"
+    words = (
+        f"Largest novelty in {stretch} and the radius in force, over {seen:,} frames seen. "
+        f"{len(report.selected):,} selected frames are marked."
+    )
+    legend = [
+        _key("skyline", f"largest novelty in {stretch}"),
+        _key("radius", "radius in force") if radius else "",
+        _key("selected", "selected, at its novelty when it was seen"),
+        _key("retained", "retained, not selected") if report.others else "",
+        _key("begin", "another source begins") if begins else "",
+        _key("lost", "frames lost") if lost else "",
+    ]
+    labels = _y_labels(top) + _x_labels(seen) + _source_labels(report, seen)
+    return _chart(drawing, labels, words, legend, "frames seen", dots=len(report.selected))
+
+
+def distance_curve(report: Report) -> str:
+    """Distance over order: what each further frame adds. The first has none, so there is nothing to draw below two."""
+    frames = report.selected[1:]
+    if not frames:
+        return ""
+    top = _top([frame.distance for frame in frames])
+    x, y = _scale(len(report.selected)), _height(top)
+    points = [(x((frame.order or 0) - 0.5), y(frame.distance or 0.0)) for frame in frames]
+    curve = "M" + "L".join(f"{left:g} {up:g}" for left, up in points)
+    area = f"{curve}V{HIGH:g}H{points[0][0]:g}Z"
+    drawing = [
+        _grid_lines(top),
+        f'<path class="skyline" d="{area}"/><path class="radius" d="{curve}"/>',
+        *(_linked(frame, left, up) for frame, (left, up) in zip(frames, points, strict=True)),
+    ]
+    words = (
+        f"Distance of each selected frame from those before it: {frames[0].distance:.2f} for the second, "
+        f"{frames[-1].distance:.2f} for the last of {len(report.selected):,}."
+    )
+    legend = [_key("selected", "a selected frame, at its distance from all before it")]
+    labels = _y_labels(top) + _x_labels(len(report.selected), shift=-0.5)
+    return _chart(drawing, labels, words, legend, "order", dots=len(frames))
+
+
+def _scale(total: int) -> Callable[[float], float]:
+    return lambda value: round(WIDE * value / total, 2)
+
+
+def _height(top: float) -> Callable[[float], float]:
+    return lambda value: round(HIGH * (1.0 - min(value, top) / top), 2)
+
+
+def _top(values: Iterable[float | None]) -> float:
+    """The end of the chord axis: the next quarter above everything drawn."""
+    largest = max((value for value in values if value is not None), default=0.0)
+    return max(0.5, 0.25 * (int(largest / 0.25) + 1))
+
+
+def _dots(kind: str, frames: Iterable[ShownFrame], x: Callable[[float], float], y: Callable[[float], float]) -> str:
+    at = [(x(f.seen_at), y(f.novelty)) for f in frames if f.seen_at is not None and f.novelty is not None]
+    path = "".join(f"M{left:g} {up:g}h.01" for left, up in at)
+    return f'<path class="dot {kind}" d="{path}"/>' if path else ""
+
+
+def _linked_dot(frame: ShownFrame, x: Callable[[float], float], y: Callable[[float], float]) -> str:
+    """The first frame seen had nothing to be far from: it stands at the top."""
+    return _linked(frame, x(frame.seen_at or 0.0), 0.0 if frame.novelty is None else y(frame.novelty))
+
+
+def _linked(frame: ShownFrame, left: float, up: float) -> str:
+    title = escape(f"{frame.order}: {frame.id}")
+    return (
+        f'<a href="#frame-{frame.order}" tabindex="-1"><path class="dot selected" d="M{left:g} {up:g}h.01"/>'
+        f"<title>{title}</title></a>"
+    )
+
+
+def _grid_lines(top: float) -> str:
+    return '<path class="grid" d="' + "".join(f"M0 {_height(top)(v):g}H{WIDE:g}" for v in _y_ticks(top)) + '"/>'
+
+
+def _y_ticks(top: float) -> list[float]:
+    step = 0.25 if top <= 1.0 else 0.5
+    return [step * i for i in range(int(top / step) + 1)]
+
+
+def _y_labels(top: float) -> str:
+    return "".join(f'<span class="y" style="bottom:{100 * v / top:.2f}%">{v:g}</span>' for v in _y_ticks(top))
+
+
+def _x_labels(total: int, shift: float = 0.0) -> str:
+    """At most seven round numbers; every second one steps back on a narrow page."""
+    step = 1
+    while total / step > 6:
+        step = {1: 2, 2: 5, 5: 10}[step // 10 ** (len(str(step)) - 1)] * 10 ** (len(str(step)) - 1)
+    values = [value for value in range(0, total + 1, step) if value + shift >= 0]
+    return "".join(
+        f'<span class="x{" odd" if i % 2 else ""}" style="left:{100 * (value + shift) / total:.2f}%">{value:,}</span>'
+        for i, value in enumerate(values)
+    )
+
+
+def _source_labels(report: Report, seen: int) -> str:
+    """Each source's name above its own stretch, where there is room for a few letters of it."""
+    begins = [source.first_seen or 0 for source in report.sources] + [seen]
+    labels = ""
+    for source, begin, end in zip(report.sources, begins, begins[1:], strict=False):
+        share = 100 * (end - begin) / seen
+        room = "" if share >= 25 else " tight" if share >= 7 else None
+        if room is not None:
+            labels += (
+                f'<span class="of{room}" style="left:{100 * begin / seen:.2f}%;max-width:{share:.2f}%">'
+                f"<bdi>{escape(source.name)}</bdi></span>"
+            )
+    return labels
+
+
+def _key(kind: str, words: str) -> str:
+    return f'<li><svg class="key" viewBox="0 0 24 12" aria-hidden="true">{_SWATCHES[kind]}</svg>{escape(words)}</li>'
+
+
+_SWATCHES = {
+    "skyline": '<path class="skyline" d="M2 12V6H9V2H15V8H22V12Z"/>',
+    "radius": '<path class="radius" d="M1 6H23"/>',
+    "selected": '<path class="dot selected" d="M12 6h.01"/>',
+    "retained": '<path class="dot retained" d="M12 6h.01"/>',
+    "begin": '<path class="begin" d="M12 0V12"/>',
+    "lost": '<path class="lost" d="M12 2V10"/>',
+}
+
+
+def _chart(drawing: Iterable[str], labels: str, words: str, legend: Iterable[str], x_name: str, *, dots: int) -> str:
+    return (
+        f'<figure class="chart{" many" if dots > MANY else ""}"><div class="plot">'
+        f'<svg viewBox="0 0 {WIDE:g} {HIGH:g}" preserveAspectRatio="none" role="img" aria-label="{escape(words)}">'
+        f'{"".join(drawing)}</svg><div aria-hidden="true"><span class="chord">chord</span>{labels}'
+        f'<span class="x-name">{x_name}</span></div></div>'
+        f'<figcaption><ul class="legend">{"".join(legend)}</ul></figcaption></figure>'
+    )

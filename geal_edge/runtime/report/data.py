@@ -1,0 +1,407 @@
+"""What a report says, as plain values: read from a spool or from a picks file, with its sentences in the page's words."""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from geal_edge.errors import UsageError
+from geal_edge.runtime.ladder import RADII, Certificate
+from geal_edge.runtime.pool import read_picks
+from geal_edge.runtime.spoolview import StoredFrame, open_view
+from geal_edge.runtime.timeline import Timeline
+
+EXAMPLES = 8
+"""Lost frames named per reason, and evictions told one by one: the counts are whole in any case."""
+OTHERS = 400
+"""Pictures of frames retained but not selected; the page says how many it leaves out."""
+
+CHORD = "Distances are chords on the unit sphere: 0 is the same, 1.41 has nothing in common, 2 is the opposite."
+BOTH_NUMBERS = (
+    "Smaller is better: the first number is what this selection reaches, the second what no choice of so many patches "
+    "could beat, not even one made afterwards with everything seen in hand."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShownFrame:
+    """One frame of the page.
+
+    order     place in the selected order from 1; None = retained, not selected for now
+    distance  chord to the frames before it in that order, 0.0 for the first; None if not selected
+    novelty   chord to what was retained when it was seen; None for the first frame seen, and in picks files
+    radius    radius in force then; None where there was none
+    patches   row-major indices of the witness on the grid; empty for the first
+    grid      (rows, columns)
+    seen_at   frames seen before it, for the time line; None where it has no place there
+    file      its bytes in the spool; None in picks files
+    """
+
+    order: int | None
+    id: str
+    source: str
+    frame_index: int
+    capture_time_ns: int | None
+    distance: float | None
+    novelty: float | None
+    radius: float | None
+    patches: tuple[int, ...]
+    grid: tuple[int, int]
+    seen_at: float | None
+    file: Path | None
+    sha256: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShownSource:
+    """One source. spec and fps are what opens it again; first_seen = frames seen before it, None in picks files."""
+
+    name: str
+    spec: str
+    kind: str
+    fps: float | None
+    first_seen: int | None
+    finished: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LostExample:
+    id: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Promise:
+    """What is certified about a selection, and how to read it."""
+
+    sentence: str
+    note: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """All of a page but its pictures.
+
+    counts       frames by state, in the order to show them
+    selected     in their order
+    others       retained, not selected: the newest things first, at most OTHERS of `counts["retained"]`
+    timeline     None in picks files
+    evictions    sentences, newest first; the first few
+    notes        what else the spool noted and a person should know, as sentences
+    """
+
+    name: str
+    producer: str
+    bundle: str
+    feature_space: str
+    preset: str
+    untrained: bool
+    budget: int
+    counts: dict[str, int]
+    lost: dict[str, int]
+    examples: tuple[LostExample, ...]
+    sources: tuple[ShownSource, ...]
+    promise: Promise
+    selected: tuple[ShownFrame, ...]
+    others: tuple[ShownFrame, ...]
+    timeline: Timeline | None
+    evictions: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+# -- from a spool ------------------------------------------------------------------------------------------------------
+
+
+def read_spool_report(path: Path) -> Report:
+    """Read a spool, also beside a running writer. Raises SpoolError where there is none."""
+    with open_view(path) as view:
+        counts, lost = view.counts()
+        timeline = view.timeline
+        frames = view.retained()
+        places = _seen_at(timeline, [frame.unit for frame in frames])
+        shown = [_shown(frame, view.grid, places.get(frame.unit)) for frame in frames]
+        events = view.events()
+        sources = tuple(
+            ShownSource(
+                name=source["name"],
+                spec=source["spec"],
+                kind=source["kind"],
+                fps=source["fps"],
+                first_seen=source["first_seen"],
+                finished=source["finished"],
+            )
+            for source in view.sources()
+        )
+        others = [frame for frame in shown if frame.order is None]
+        return Report(
+            name=path.resolve().name,
+            producer=view.meta["producer"],
+            bundle=view.meta["bundle"],
+            feature_space=view.meta["feature_space"],
+            preset=view.meta["preset"],
+            untrained=view.untrained,
+            budget=view.budget,
+            counts={state: n for state, n in counts.items() if n or state not in ("gated", "released", "sent")},
+            lost=lost,
+            examples=_examples(events),
+            sources=sources,
+            promise=spool_promise(view.certificate(), budget=view.budget, selected=counts["selected"]),
+            selected=tuple(frame for frame in shown if frame.order is not None),
+            others=tuple(sorted(others, key=lambda frame: -(frame.novelty or 0.0))[:OTHERS]),
+            timeline=timeline,
+            evictions=tuple(_evictions(events, {frame.unit: frame.id for frame in frames})),
+            notes=tuple(_notes(events, counts, view.budget, sources)),
+        )
+
+
+def spool_promise(certificate: Certificate, *, budget: int, selected: int) -> Promise:
+    """The certificate in words.
+
+    >>> spool_promise(Certificate(radius=1.05, lower_bound=0.52), budget=50, selected=50).sentence
+    'Every knowledge cluster seen lies within chord 1.05 of a selected frame; no 50 single patches could do better than 0.52.'
+    """
+    if not selected:
+        return Promise(sentence="Nothing was judged yet, so nothing is promised.", note=CHORD)
+    radius, bound, patches = certificate.radius, certificate.lower_bound, _patches(budget)
+    if radius is None:
+        sentence = (
+            f"No radius is promised: what was seen is too varied for {_frames(budget)} to cover within chord "
+            f"{RADII[-1]:.2f}, the largest radius tried."
+        )
+        better = f" No {patches} could do better than {bound:.2f}." if bound else ""
+        return Promise(sentence=sentence + better, note=CHORD)
+    covered = f"Every knowledge cluster seen lies within chord {radius:.2f} of a selected frame"
+    if not bound:
+        return Promise(
+            sentence=f"{covered}.", note=f"No limit is proved to how much better {patches} could do. {CHORD}"
+        )
+    return Promise(
+        sentence=f"{covered}; no {patches} could do better than {bound:.2f}.", note=f"{BOTH_NUMBERS} {CHORD}"
+    )
+
+
+def _shown(frame: StoredFrame, grid: tuple[int, int], seen_at: float | None) -> ShownFrame:
+    return ShownFrame(
+        order=frame.order,
+        id=frame.id,
+        source=frame.source,
+        frame_index=frame.frame_index,
+        capture_time_ns=frame.capture_time_ns,
+        distance=frame.distance,
+        novelty=frame.novelty,
+        radius=frame.radius,
+        patches=tuple(frame.witness_patches),
+        grid=grid,
+        seen_at=seen_at,
+        file=frame.file,
+        sha256=frame.sha256,
+    )
+
+
+def _seen_at(timeline: Timeline, units: Iterable[int]) -> dict[int, float]:
+    """Where on the time line each unit was retained, as a number of frames seen.
+
+    Units are numbered as they are retained, so unit u stands in the bucket in which the running count of retained frames
+    reaches u. That holds for sources read in turns, again, or at another rate, where a frame's index says nothing.
+    """
+    places: dict[int, float] = {}
+    wanted = set(units)
+    unit, start = 0, 0
+    for bucket in timeline.buckets:
+        for rank in range(bucket.retained):
+            unit += 1
+            if unit in wanted:
+                places[unit] = start + bucket.frames * (rank + 0.5) / bucket.retained
+        start += bucket.frames
+    return places
+
+
+def _examples(events: Iterable[Mapping[str, Any]]) -> tuple[LostExample, ...]:
+    """The first EXAMPLES lost frames of each reason."""
+    taken: dict[str, list[LostExample]] = {}
+    for event in events:
+        if event["name"] == "frame_lost":
+            of_reason = taken.setdefault(event["reason"], [])
+            if len(of_reason) < EXAMPLES:
+                file, _, rest = event["detail"].partition(
+                    ": "
+                )  # an image's detail begins with its file, as its id ends
+                detail = rest if rest and event["id"].endswith(f"/{file}") else event["detail"]
+                of_reason.append(LostExample(id=event["id"], reason=event["reason"], detail=detail))
+    return tuple(example for of_reason in taken.values() for example in of_reason)
+
+
+def _evictions(events: list[dict[str, Any]], ids: Mapping[int, str]) -> Iterator[str]:
+    """`ids` are those of the units that are still retained."""
+    newest = [event for event in reversed(events) if event["name"] == "units_evicted"][:EXAMPLES]
+    for event in newest:
+        cause = ids.get(event["by"], f"unit {event['by']:,}, which is evicted itself by now")
+        yield f"For {cause}: {_units(event['units'])}."
+
+
+def _notes(
+    events: list[dict[str, Any]], counts: Mapping[str, int], budget: int, sources: Iterable[ShownSource]
+) -> Iterable[str]:
+    for source in sources:
+        if not source.finished:
+            yield f"{source.name} is not read to its end yet: the selection may still change."
+    if 0 < counts["selected"] < budget:
+        yield f"Only {_frames(counts['selected'])} could be selected of a budget of {budget:,}: no more are retained."
+    by_name: dict[str, list[dict[str, Any]]] = {}
+    for event in events:
+        by_name.setdefault(event["name"], []).append(event)
+    if dropped := by_name.get("levels_dropped"):
+        levels = sum(len(event["levels"]) for event in dropped)
+        yield (
+            f"The limit on retained frames was reached {_times(len(dropped))}: {levels:,} of the smallest radii were given "
+            "up for it, so the radius in force rose. The lower bound is not touched by that."
+        )
+    for name, sentence in (
+        ("frame_file_missing", "Retained, but the file was gone from the spool when it was opened"),
+        (
+            "orphan_removed",
+            "Removed when the spool was opened, because the power or the process went before its row was written",
+        ),
+        ("foreign_file", "In the spool's folder, but not ours; never touched"),
+    ):
+        files = list(dict.fromkeys(str(event["file"]) for event in by_name.get(name, ())))
+        if files:
+            yield f"{sentence}: {_listed(files)}."
+
+
+# -- from a picks file -------------------------------------------------------------------------------------------------
+
+
+def read_picks_report(path: Path) -> Report:
+    """Read a picks file. Raises UsageError where it is none, or not a whole one."""
+    picks = read_picks(path)
+    try:
+        return _from_picks(path.name, picks)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        what = f"no {error}" if isinstance(error, KeyError) else error
+        raise UsageError(
+            f"{path}: is not a whole picks file ({what}). Write it again with `geal-edge select -o`."
+        ) from error
+
+
+def _from_picks(name: str, picks: dict[str, Any]) -> Report:
+    selected = tuple(_picked(pick) for pick in picks["picks"])
+    if [frame.order for frame in selected] != list(range(1, len(selected) + 1)):
+        raise ValueError("the picks are not numbered 1, 2, 3, ...")
+    counts = {state: int(picks["frames"][state]) for state in ("seen", "lost")}
+    return Report(
+        name=name,
+        producer=str(picks["producer"]),
+        bundle=str(picks["bundle"]),
+        feature_space=str(picks["feature_space"]),
+        preset=str(picks["preset"]),
+        untrained=bool(picks["untrained"]),
+        budget=int(picks["budget"]),
+        counts={**counts, "selected": len(selected)},
+        lost={str(reason): int(n) for reason, n in picks["lost"].items()},
+        examples=(),
+        sources=tuple(
+            ShownSource(
+                name=str(source["name"]),
+                spec=str(source["spec"]),
+                kind=str(source["kind"]),
+                fps=None if source["fps"] is None else float(source["fps"]),
+                first_seen=None,
+                finished=True,
+            )
+            for source in picks["sources"]
+        ),
+        promise=picks_promise(
+            [frame.distance or 0.0 for frame in selected],
+            judged=counts["seen"] - counts["lost"],
+            preset=str(picks["preset"]),
+        ),
+        selected=selected,
+        others=(),
+        timeline=None,
+        evictions=(),
+        notes=(),
+    )
+
+
+def _picked(pick: dict[str, Any]) -> ShownFrame:
+    rows, columns = (int(n) for n in pick["witness"]["grid"])
+    patches = tuple(int(patch) for patch in pick["witness"]["patches"])
+    if rows < 1 or columns < 1 or any(not 0 <= patch < rows * columns for patch in patches):
+        raise ValueError(f"pick {pick['order']}: a patch lies outside the grid of {rows} x {columns}")
+    distance = float(pick["distance"])
+    if not 0.0 <= distance < math.inf:
+        raise ValueError(f"pick {pick['order']}: a distance of {distance}")
+    time_ns = pick["capture_time_ns"]
+    return ShownFrame(
+        order=int(pick["order"]),
+        id=str(pick["id"]),
+        source=str(pick["source"]),
+        frame_index=int(pick["frame_index"]),
+        capture_time_ns=None if time_ns is None else int(time_ns),
+        distance=distance,
+        novelty=None,
+        radius=None,
+        patches=patches,
+        grid=(rows, columns),
+        seen_at=None,
+        file=None,
+        sha256=pick["sha256"],
+    )
+
+
+def picks_promise(distances: list[float], *, judged: int, preset: str) -> Promise:
+    """What farthest-first picks prove by themselves: the last pick was the farthest cluster left, so nothing lies farther.
+
+    The picks' witnesses (and one cluster of the first) lie pairwise at least that far apart, and two of them share a centre
+    where there are fewer centres than picks: hence half the distance as a bound for one patch less than picks. Nothing is
+    said for other presets, nor where distances rise, which farthest-first never does.
+
+    >>> picks_promise([0.0, 1.2, 0.9], judged=100, preset="geal").sentence
+    'Every knowledge cluster seen lies within chord 0.90 of a selected frame; no 2 single patches could do better than 0.45.'
+    """
+    if not distances:
+        return Promise(sentence="No frame was picked, so nothing is promised.", note=CHORD)
+    if len(distances) == judged:
+        return Promise(sentence="Every frame that could be judged was picked: nothing seen is left out.", note=CHORD)
+    falling = all(later <= earlier for earlier, later in pairwise(distances[1:]))
+    if preset != "geal" or len(distances) < 2 or not falling:
+        return Promise(sentence="No radius is promised for these picks.", note=CHORD)
+    last, patches = distances[-1], _patches(len(distances) - 1)
+    covered = f"Every knowledge cluster seen lies within chord {last:.2f} of a selected frame"
+    if not last:
+        return Promise(sentence=f"{covered}: what is left out are exact copies.", note=CHORD)
+    return Promise(
+        sentence=f"{covered}; no {patches} could do better than {last / 2:.2f}.", note=f"{BOTH_NUMBERS} {CHORD}"
+    )
+
+
+# -- words -------------------------------------------------------------------------------------------------------------
+
+
+def _frames(n: int) -> str:
+    return "1 frame" if n == 1 else f"{n:,} frames"
+
+
+def _patches(n: int) -> str:
+    return "single patch" if n == 1 else f"{n:,} single patches"
+
+
+def _times(n: int) -> str:
+    return "once" if n == 1 else f"{n:,} times"
+
+
+def _units(units: list[int]) -> str:
+    return f"unit {units[0]:,}" if len(units) == 1 else f"units {_listed([f'{unit:,}' for unit in units])}"
+
+
+def _listed(words: list[str], at_most: int = EXAMPLES) -> str:
+    """
+    >>> _listed(["a", "b", "c"], at_most=2)
+    'a, b and 1 more'
+    """
+    shown, left = words[:at_most], len(words) - at_most
+    return ", ".join(shown) + (f" and {left:,} more" if left > 0 else "")

@@ -1,0 +1,127 @@
+"""The report's pictures: small JPEGs of frames, from the spool's files or read again from the sources of a picks file."""
+
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TypeAlias
+
+from geal_edge.errors import FrameError, GealEdgeError, MissingDependency
+from geal_edge.runtime.frame import Frame, Image, LostFrame
+from geal_edge.runtime.report.data import Report, ShownFrame, ShownSource
+from geal_edge.runtime.sources import Source, open_source
+from geal_edge.runtime.sources.images import read_image
+
+WIDTH = 320
+SMALL_WIDTH = 128
+MAX_BYTES = 24_000
+"""Of one JPEG: with base64 and the words of its card a frame stays below 40 kB, however noisy it is."""
+QUALITIES = (78, 64, 50, 36, 22, 10)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Thumbnail:
+    jpeg: bytes
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Missing:
+    """Why there is no picture: a sentence for the page."""
+
+    why: str
+
+
+Picture: TypeAlias = Thumbnail | Missing
+Pictures: TypeAlias = Callable[[ShownFrame], Picture]
+
+
+def shrink(image: Image, width: int) -> Thumbnail:
+    """A frame, uint8 (H, W, 3) RGB, as a JPEG of at most `width` pixels each way, its aspect kept, never enlarged."""
+    try:
+        from PIL import Image as Pillow
+    except ImportError as error:
+        raise MissingDependency(
+            "The report's pictures are made with Pillow, which is not installed. "
+            "Install it with: pip install 'geal-edge[cpu]'"
+        ) from error
+    picture = Pillow.fromarray(image)
+    picture.thumbnail((width, width), Pillow.Resampling.BICUBIC, reducing_gap=2.0)
+    jpeg = b""
+    for quality in QUALITIES:
+        buffer = io.BytesIO()
+        picture.save(buffer, "JPEG", quality=quality, optimize=True)
+        jpeg = buffer.getvalue()
+        if len(jpeg) <= MAX_BYTES:
+            break
+    return Thumbnail(jpeg=jpeg, width=picture.width, height=picture.height)
+
+
+def spool_pictures(width: int) -> Pictures:
+    """Pictures from the spool's files, each read when it is asked for: memory does not grow with the spool."""
+
+    def read(frame: ShownFrame) -> Picture:
+        if frame.file is None:
+            return Missing(why="It has no file.")
+        try:
+            return shrink(read_image(frame.file).image, width)
+        except FrameError as error:
+            return Missing(why=f"{frame.file.name}: {error.detail}")
+
+    return read
+
+
+def picks_pictures(report: Report, width: int) -> Pictures:
+    """Pictures of picked frames, all read again now: each source once, front to back, up to its last pick."""
+    sources = {source.name: source for source in report.sources}
+    wanted: dict[str, dict[int, ShownFrame]] = {}
+    for frame in report.selected:
+        wanted.setdefault(frame.source, {})[frame.frame_index] = frame
+    pictures: dict[tuple[str, int], Picture] = {}
+    for name, frames in wanted.items():
+        if name not in sources:
+            why = Missing(why=f"The picks file names no source {name}.")
+            pictures.update({(name, index): why for index in frames})
+        else:
+            pictures.update({(name, index): picture for index, picture in _read_again(sources[name], frames, width)})
+    return lambda frame: pictures[frame.source, frame.frame_index]
+
+
+def _read_again(source: ShownSource, wanted: dict[int, ShownFrame], width: int) -> Iterator[tuple[int, Picture]]:
+    left = dict(wanted)
+    try:
+        opened = open_source(source.spec, name=source.name, fps=source.fps)
+        for found in _frames_at(opened, sorted(wanted)):
+            yield found.frame_index, _picture_again(found, left.pop(found.frame_index), width)
+        why = f"{source.spec} has no such frame any more."
+    except MissingDependency:
+        raise  # one command mends it, for all frames
+    except GealEdgeError as error:
+        why = f"The source cannot be read again: {error}"
+    for index in left:
+        yield index, Missing(why=why)
+
+
+def _frames_at(source: Source, indices: list[int]) -> Iterator[Frame | LostFrame]:
+    """The frames at these ascending indices; those that are not there any more are left out."""
+    left = set(indices)
+    if source.kind == "images":  # each is a file of its own: nothing between two picks need be decoded
+        found = (next(source.frames(after=index - 1), None) for index in indices)
+        yield from (frame for frame in found if frame is not None)
+        return
+    for frame in source.frames(after=indices[0] - 1):
+        if frame.frame_index in left:
+            yield frame
+        if frame.frame_index >= indices[-1]:
+            return
+
+
+def _picture_again(found: Frame | LostFrame, pick: ShownFrame, width: int) -> Picture:
+    if isinstance(found, LostFrame):
+        return Missing(why=found.detail)
+    if found.id != pick.id:
+        return Missing(why=f"{found.id} stands in its place now.")
+    if pick.sha256 is not None and found.encoded is not None and sha256(found.encoded).hexdigest() != pick.sha256:
+        return Missing(why="The file has changed since it was picked.")
+    return shrink(found.image, width)

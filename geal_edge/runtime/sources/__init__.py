@@ -1,0 +1,93 @@
+"""Recorded streams of frames, one file per kind of capture."""
+
+import glob
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+from geal_edge.errors import SourceError, UsageError
+from geal_edge.runtime.frame import Frame, LostFrame
+from geal_edge.runtime.sources import drawn, images, video
+
+_DRAWN = re.compile(r"drawn:(\d+)(?::(\d+))?")
+
+
+class Source(Protocol):
+    """A recorded stream of frames. Nothing is read before it is asked for, and no more than one frame is held.
+
+    `tests/contracts.py` says in checks what every source keeps.
+    """
+
+    @property
+    def name(self) -> str:
+        """The folder's name, the file's name with its ending, or what the user chose; unique in a spool."""
+
+    @property
+    def spec(self) -> str:
+        """What opens it again with `open_source`: an absolute path or pattern, or `drawn:SEED:FRAMES`."""
+
+    @property
+    def kind(self) -> str:
+        """`images`, `video` or `drawn`."""
+
+    @property
+    def fps(self) -> float | None:
+        """The rate asked for; None: every frame."""
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """(width, height) in pixels of the first usable frame, None where that is not cheap to know."""
+
+    @property
+    def frame_count(self) -> int | None:
+        """How many frames it says it will yield, lost ones included: for progress. None where it does not say."""
+
+    def fingerprint(self) -> str:
+        """Tells two sources of one name apart; the same for the same files. `fps` is not part of it."""
+
+    def frames(self, after: int = -1) -> Iterator[Frame | LostFrame]:
+        """Every frame with a `frame_index` above `after`, in order; the same each time it is called.
+
+        A frame that cannot be read comes as a LostFrame in its place. Closing the iterator, or dropping it, closes its files.
+        """
+
+
+def open_source(spec: str, *, name: str | None = None, fps: float | None = None) -> Source:
+    """Open what a user names: a folder of images, a glob pattern, an image, a video file, or `drawn:SEED[:FRAMES]`.
+
+    name  instead of the source's own
+    fps   look at so many frames per second of source time; not for images, which have no times
+
+    Raises UsageError for a call that cannot be meant, SourceError where nothing usable is there, MissingDependency.
+    """
+    if name is not None and (not name.strip() or "/" in name or not name.isprintable()):
+        raise UsageError(f"--name {name!r}: must be a plain word or phrase without slashes")
+    if spec.startswith("drawn:"):
+        return _open_drawn(spec, name, fps)
+    path, absolute = Path(spec), os.path.abspath(spec)
+    is_pattern = not os.path.lexists(path) and glob.has_magic(spec)
+    ending = path.suffix.lower()
+    if not os.path.lexists(path) and not is_pattern:
+        raise SourceError(f"{spec}: no such file or folder")
+    if not is_pattern and not path.is_dir() and ending in video.ENDINGS:
+        return video.VideoSource(path, name=name, fps=fps)
+    if fps is not None:
+        raise UsageError(f"--fps {fps:g}: is for videos and drawn drives; {spec} is not one, and images have no times")
+    if is_pattern:
+        return images.image_glob(spec, name=name)
+    if path.is_dir():
+        return images.image_folder(path, name=name)
+    if ending in images.ENDINGS:
+        return images.ImageSource(path.parent, [path.name], name=name or images.own_name(path), spec=absolute)
+    known = " ".join(sorted(images.ENDINGS | video.ENDINGS))
+    raise SourceError(f"{spec}: neither an image nor a video by its ending (known: {known})")
+
+
+def _open_drawn(spec: str, name: str | None, fps: float | None) -> Source:
+    parts = _DRAWN.fullmatch(spec)
+    if parts is None:
+        raise UsageError(f"{spec}: a drawn drive is drawn:SEED or drawn:SEED:FRAMES, both whole numbers, as in drawn:7")
+    frames = drawn.FRAMES if parts[2] is None else int(parts[2])
+    return drawn.DrawnDrive(int(parts[1]), frames, name=name, fps=fps)

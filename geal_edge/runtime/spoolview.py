@@ -1,0 +1,337 @@
+"""Reading a spool: what `status`, `list`, `report` and `check` are made of. Never writes, and works beside a running writer."""
+
+import json
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from geal_edge.errors import SpoolError
+from geal_edge.runtime.distance import chord
+from geal_edge.runtime.ladder import Certificate, Death, Ladder
+from geal_edge.runtime.spool import (
+    DATABASE,
+    FRAMES,
+    OWN_FILE,
+    database_errors,
+    is_created,
+    read_retained,
+    read_timeline,
+    require_schema,
+)
+from geal_edge.runtime.timeline import Timeline
+
+STATUS_SCHEMA = "geal-edge/status/1"
+LIST_SCHEMA = "geal-edge/list/1"
+CHECK_SCHEMA = "geal-edge/check/1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredFrame:
+    """One retained frame as it stands in the spool.
+
+    order          place in the selected order from 1; None = retained, but not selected for now
+    distance       chord from its witness to the frames before it in that order; 0.0 for the first; None if not selected
+    witness        the cluster that decides the distance (or, if not selected, that decided the novelty); None for the first
+    novelty        chord to everything its level held when it was seen; None for the first frame of a round
+    radius         radius in force then; None once only the top level was alive
+    patch_cluster  int16 (P,): cluster of each patch in row-major order, -1 = distilled away
+    """
+
+    unit: int
+    order: int | None
+    distance: float | None
+    witness: int | None
+    id: str
+    source: str
+    frame_index: int
+    capture_time_ns: int | None
+    novelty: float | None
+    radius: float | None
+    file: Path
+    bytes: int
+    sha256: str
+    patch_cluster: npt.NDArray[np.int16]
+
+    @property
+    def witness_patches(self) -> list[int]:
+        """Row-major indices of the patches that made this frame new; empty for the first frame."""
+        return [] if self.witness is None else [int(p) for p in np.flatnonzero(self.patch_cluster == self.witness)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One finding of `check`: a stable kind, and a sentence. `harmless` ones do not make a spool unsound."""
+
+    kind: str
+    detail: str
+    harmless: bool = False
+
+
+class SpoolView:
+    """A spool as it is now. Get one with `open_view`."""
+
+    def __init__(self, path: Path, db: sqlite3.Connection) -> None:
+        self.path = path
+        self._db = db
+        self.meta: dict[str, str] = dict(db.execute("SELECT key, value FROM meta"))
+        require_schema(path, self.meta.get("schema"))
+        self.round, open_, self.budget, self._max_retained = db.execute(
+            "SELECT round, open, budget, max_retained FROM rounds ORDER BY round DESC LIMIT 1"
+        ).fetchone()
+        self.open = bool(open_)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns) of patches."""
+        rows, columns = json.loads(self.meta["grid"])
+        return rows, columns
+
+    @property
+    def untrained(self) -> bool:
+        return bool(json.loads(self.meta["untrained"]))
+
+    @property
+    def timeline(self) -> Timeline:
+        return read_timeline(self._db)
+
+    def sources(self) -> list[dict[str, Any]]:
+        """Sources in the order in which they were begun: name, spec, kind, fps, cursor, finished, first_seen."""
+        rows = self._db.execute(
+            "SELECT name, spec, kind, fps, cursor, finished, first_seen FROM sources ORDER BY first_seen, rowid"
+        )
+        names = [column[0] for column in rows.description]
+        return [{**dict(zip(names, row, strict=True)), "finished": bool(row[5])} for row in rows]
+
+    def events(self) -> list[dict[str, Any]]:
+        """Events, oldest first: name, wall_ns, and the fields of its detail."""
+        rows = self._db.execute("SELECT name, wall_ns, detail FROM events ORDER BY event")
+        return [{"name": name, "wall_ns": wall_ns, **json.loads(detail)} for name, wall_ns, detail in rows]
+
+    def ladder(self) -> Ladder:
+        """The selector, restored for asking only."""
+        deaths = self._db.execute("SELECT level, natural FROM deaths WHERE round = ? ORDER BY death", (self.round,))
+        return Ladder(
+            capacity=self.budget,
+            retained=list(read_retained(self._db, self.round)),
+            deaths=[Death(level=level, natural=bool(natural)) for level, natural in deaths],
+            max_retained=self._max_retained,
+        )
+
+    def certificate(self) -> Certificate:
+        return self.ladder().certificate()
+
+    def retained(self) -> list[StoredFrame]:
+        """All retained frames: the selected ones in their order, then the rest by unit."""
+        selected = {s.unit: (order, s) for order, s in enumerate(self.ladder().selected(), start=1)}
+        frames = []
+        for row in self._db.execute(
+            "SELECT unit, id, source, frame_index, capture_time_ns, squared_novelty, radius, witness, file, bytes, "
+            "sha256, patch_cluster FROM units JOIN frames USING (unit) WHERE state = 'retained' ORDER BY unit, frame"
+        ):
+            unit, id_, source, index, time_ns, novelty, radius, witness, file, size, digest, patches = row
+            order, pick = selected.get(unit, (None, None))
+            frames.append(
+                StoredFrame(
+                    unit=unit,
+                    order=order,
+                    distance=chord(pick.squared_distance) if pick else None,
+                    witness=pick.witness if pick else witness,
+                    id=id_,
+                    source=source,
+                    frame_index=index,
+                    capture_time_ns=time_ns,
+                    novelty=None if novelty is None else chord(novelty),
+                    radius=radius,
+                    file=self.path / FRAMES / file,
+                    bytes=size,
+                    sha256=digest,
+                    patch_cluster=np.frombuffer(patches, "<i2").astype(np.int16),
+                )
+            )
+        return sorted(frames, key=lambda f: (f.order is None, f.order or 0, f.unit))
+
+    def selected(self) -> list[StoredFrame]:
+        """The selected frames in their order, at most `budget`."""
+        return [frame for frame in self.retained() if frame.order is not None]
+
+    def counts(self) -> tuple[dict[str, int], dict[str, int]]:
+        """(frames by state, lost by reason). Each frame once: seen = lost + gated + not_new + retained + released + evicted."""
+        counters = dict(self._db.execute("SELECT name, n FROM counters"))
+        lost = {name.removeprefix("lost:"): n for name, n in counters.items() if name.startswith("lost:")}
+        (retained,) = self._db.execute("SELECT count(*) FROM units WHERE state = 'retained'").fetchone()
+        frames = {
+            "seen": counters.get("seen", 0),
+            "not_new": counters.get("not_new", 0),
+            "gated": counters.get("gated", 0),
+            "lost": sum(lost.values()),
+            "retained": retained,
+            "selected": min(retained, self.budget),
+            "released": 0,
+            "sent": 0,
+            "evicted": counters.get("evicted", 0),
+        }
+        return frames, lost
+
+    def status(self) -> dict[str, Any]:
+        """The machine form of `status --json` (docs/formats.md)."""
+        frames, lost = self.counts()
+        certificate = self.certificate()
+        return {
+            "schema": STATUS_SCHEMA,
+            "producer": self.meta["producer"],
+            "bundle": self.meta["bundle"],
+            "feature_space": self.meta["feature_space"],
+            "preset": self.meta["preset"],
+            "untrained": self.untrained,
+            "frames": frames,
+            "lost": lost,
+            "budget": [{"unit": "frames", "period": None, "limit": self.budget, "spent": 0, "refills_in_s": None}],
+            "rounds": [
+                {
+                    "open": self.open,
+                    "radius": certificate.radius,
+                    "certificate": {"radius": certificate.radius, "lower_bound": certificate.lower_bound},
+                }
+            ],
+            "sources": self.sources(),
+        }
+
+    def list_lines(self, *, retained: bool = False) -> Iterator[dict[str, Any]]:
+        """One object per selected unit in order (with `retained`: then all the others too)."""
+        for frame in self.retained() if retained else self.selected():
+            yield {
+                "schema": LIST_SCHEMA,
+                "order": frame.order,
+                "unit": frame.id,
+                "id": frame.id,
+                "sha256": frame.sha256,
+                "source": frame.source,
+                "frame_index": frame.frame_index,
+                "capture_time_ns": frame.capture_time_ns,
+                "distance": frame.distance,
+                "witness": {"patches": frame.witness_patches, "grid": list(self.grid)},
+                "novelty": frame.novelty,
+                "radius": frame.radius,
+                "file": str(frame.file.relative_to(self.path)),
+                "bytes": frame.bytes,
+            }
+
+    def check(self) -> list[Problem]:
+        """Everything on disk that contradicts something else; an empty list is a sound spool. Changes nothing."""
+        problems = [
+            Problem(kind="database", detail=f"{DATABASE}: {line}")
+            for (line,) in self._db.execute("PRAGMA integrity_check")
+            if line != "ok"
+        ]
+        problems += self._check_counts()
+        problems += self._check_files()
+        problems += self._check_levels()
+        return problems
+
+    def _check_counts(self) -> Iterator[Problem]:
+        counts, _ = self.counts()
+        total = sum(counts[state] for state in ("lost", "gated", "not_new", "retained", "released", "evicted"))
+        if counts["seen"] != total:
+            yield Problem(
+                kind="counts",
+                detail=f"{counts['seen']} frames seen, but {total} lost, gated, not new, retained, released or evicted",
+            )
+        (evicted,) = self._db.execute("SELECT count(*) FROM units WHERE state = 'evicted'").fetchone()
+        if evicted != counts["evicted"]:
+            yield Problem(
+                kind="counts", detail=f"{counts['evicted']} evictions counted, {evicted} units are marked evicted"
+            )
+
+    def _check_files(self) -> Iterator[Problem]:
+        named: set[str] = set()
+        rows = self._db.execute(
+            "SELECT state, file, bytes, sha256, id FROM frames JOIN units USING (unit) WHERE file IS NOT NULL"
+        )
+        for state, file, size, digest, id_ in rows:
+            named.add(file)
+            path = self.path / FRAMES / file
+            if state == "evicted":
+                if path.exists():
+                    yield Problem(
+                        kind="tombstone",
+                        detail=f"{file}: evicted, removal not finished (the next run does)",
+                        harmless=True,
+                    )
+                continue
+            try:
+                data = path.read_bytes()
+            except OSError as error:
+                yield Problem(
+                    kind="missing", detail=f"{file}: the retained frame {id_} cannot be read ({error.strerror})"
+                )
+                continue
+            if len(data) != size or sha256(data).hexdigest() != digest:
+                yield Problem(kind="altered", detail=f"{file}: the bytes are not those that were stored for {id_}")
+        for entry in sorted((self.path / FRAMES).iterdir()):
+            if entry.name not in named:
+                own = OWN_FILE.fullmatch(entry.name) is not None
+                what = "no row names it (the next run removes it)" if own else "not ours, never touched"
+                yield Problem(kind="orphan" if own else "foreign", detail=f"{entry.name}: {what}", harmless=True)
+
+    def _check_levels(self) -> Iterator[Problem]:
+        ladder = self.ladder()
+        for unit in ladder.snapshot():
+            if not unit.levels:
+                yield Problem(kind="levels", detail=f"unit {unit.unit} is retained, but no alive level holds it")
+        held: dict[int, int] = {}
+        for unit in ladder.snapshot():
+            for level in unit.levels:
+                held[level] = held.get(level, 0) + 1
+        for level, count in sorted(held.items()):
+            if count > self.budget:
+                yield Problem(
+                    kind="levels", detail=f"level {level} holds {count} units, more than the budget of {self.budget}"
+                )
+
+
+@contextmanager
+def open_view(path: Path) -> Iterator[SpoolView]:
+    """Open a spool for reading. Raises SpoolError where there is none, SpoolDamaged where it cannot be read.
+
+    Beside a writer SQLite shares its files. Where the folder cannot be written (a card mounted read-only), the database is
+    read from a private copy, because SQLite's WAL needs to create a file beside it.
+    """
+    database = path / DATABASE
+    if not database.is_file():
+        raise SpoolError(
+            f"{path}: no spool here (no {DATABASE}). `geal-edge run SOURCE --bundle B --spool {path}` makes one."
+        )
+    with tempfile.TemporaryDirectory() as scratch, database_errors(path):
+        try:
+            db = _read_only(database)
+        except sqlite3.OperationalError:
+            for suffix in ("", "-wal"):
+                if (original := path / (DATABASE + suffix)).exists():
+                    shutil.copyfile(original, Path(scratch) / original.name)
+            db = sqlite3.connect(Path(scratch) / DATABASE, isolation_level=None)
+        try:
+            db.execute("BEGIN")  # one snapshot for all that is asked, whatever a running writer commits meanwhile
+            if not is_created(db):
+                raise SpoolError(f"{path}: this spool was never filled. Start `geal-edge run` on it.")
+            yield SpoolView(path, db)
+        finally:
+            db.close()
+
+
+def _read_only(database: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=30.0)
+    try:
+        db.execute("SELECT 1 FROM sqlite_master").fetchone()
+    except sqlite3.Error:
+        db.close()
+        raise
+    return db

@@ -1,0 +1,143 @@
+"""The other side of our borders, for tests: a source made of frames in memory, a clock that is told, a disk that dies."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from geal_edge.runtime.frame import Frame, LostFrame
+from geal_edge.runtime.spool import Spool
+
+
+@dataclass
+class MemorySource:
+    """A recorded source whose frames are given; passes the source contract."""
+
+    items: list[Frame | LostFrame] = field(default_factory=list)
+    name: str = "memory"
+    spec: str = "memory"
+    kind: str = "images"
+    fps: float | None = None
+    size: tuple[int, int] | None = None
+
+    @property
+    def frame_count(self) -> int | None:
+        return len(self.items)
+
+    def fingerprint(self) -> str:
+        return f"memory:{len(self.items)}"
+
+    def frames(self, after: int = -1) -> Iterator[Frame | LostFrame]:
+        yield from (item for item in self.items if item.frame_index > after)
+
+
+def frame(index: int, *, source: str = "memory", encoded: bytes | None = None) -> Frame:
+    """A small frame of noise; `encoded` stands for the file bytes that a source may have."""
+    image = np.random.default_rng(index).integers(0, 256, (12, 16, 3), dtype=np.uint8)
+    return Frame(
+        id=f"{source}#{index}",
+        source=source,
+        frame_index=index,
+        capture_time_ns=index * 40_000_000,
+        image=image,
+        encoded=encoded if encoded is not None else b"bytes of frame %d" % index,
+        encoding="jpg",
+    )
+
+
+class Clock:
+    """Seconds that pass when told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class Died(BaseException):
+    """The process ended here; nothing of it may run on, not even `except Exception`."""
+
+
+class DyingDisk:
+    """Counts what reaches the disk (file calls of durable.py, statements of the database) and dies before number `at`."""
+
+    FILE_CALLS = ("open", "write", "fsync", "replace", "unlink")
+
+    def __init__(self, at: int | None = None) -> None:
+        self.at = at
+        self.count = 0
+        self.dead = False
+
+    def step(self) -> None:
+        if self.dead:
+            raise Died
+        if self.at is not None and self.count == self.at:
+            self.dead = True
+            raise Died
+        self.count += 1
+
+
+@contextmanager
+def dying_disk(monkeypatch, at: int | None = None) -> Iterator[DyingDisk]:
+    """Within: every operation of `durable` and of the spool's database counts, and number `at` kills."""
+    import geal_edge.runtime.durable as durable
+    import geal_edge.runtime.spool as spool
+
+    disk = DyingDisk(at)
+
+    def counted(call):
+        def wrapper(*args, **kwargs):
+            disk.step()
+            return call(*args, **kwargs)
+
+        return wrapper
+
+    class CountedOs:
+        """`os` as durable.py sees it."""
+
+        def __getattr__(self, name):
+            value = getattr(os, name)
+            return counted(value) if name in DyingDisk.FILE_CALLS else value
+
+    class CountedDatabase:
+        """A connection that can die before any statement, and cannot tidy up once it has."""
+
+        def __init__(self, database):
+            self._database = database
+
+        def execute(self, statement, *args):
+            if not (disk.dead and statement == "ROLLBACK"):
+                disk.step()
+            return self._database.execute(statement, *args)
+
+        def executemany(self, *args):
+            disk.step()
+            return self._database.executemany(*args)
+
+        def __getattr__(self, name):
+            return getattr(self._database, name)
+
+    real = spool._connection
+
+    @contextmanager
+    def connection(path):
+        with real(path) as database:
+            yield CountedDatabase(database)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(durable, "os", CountedOs())
+        patch.setattr(spool, "_connection", connection)
+        yield disk
+
+
+def judge(spool: Spool, ladder, item: Frame, clusters) -> None:
+    """One frame through the last three lines of the pipeline."""
+    decision = ladder.score(clusters)
+    spool.append(item, decision)
+    ladder.learn(decision)

@@ -1,0 +1,244 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytest
+from typer.main import get_command
+
+from geal_edge.cli.app import app, main
+from geal_edge.cli.export import parse_size, parse_triple
+from geal_edge.errors import UsageError
+from geal_edge.runtime.frame import usable
+from geal_edge.runtime.imagefile import encode
+from geal_edge.runtime.sources import open_source
+
+DRIVE = "drawn:1:60"
+
+
+@pytest.fixture
+def cli(capsys, monkeypatch):
+    """`cli("run", ...)` -> (exit code, stdout, stderr), through the same `main` as the console script."""
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["geal-edge", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        return ended.value.code or 0, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def spool(cli, tiny_bundle, tmp_path):
+    path = tmp_path / "spool"
+    code, _, error = cli("run", DRIVE, "--bundle", tiny_bundle.path, "--spool", path, "--budget", 5)
+    assert code == 0, error
+    return path
+
+
+def test_run_says_what_it_selected_and_names_the_next_command(cli, tiny_bundle, tmp_path):
+    words = ("run", DRIVE, "--bundle", tiny_bundle.path, "--spool", tmp_path / "s", "--budget", 5)
+    code, out, error = cli(*words)
+    assert code == 0
+    assert "5 of 60 frames selected" in out
+    assert "every cluster seen is within chord" in out
+    assert f"geal-edge report {tmp_path / 's'}" in out
+    assert "UNTRAINED" in error
+    code, out, error = cli(*words)
+    assert code == 0
+    assert "--again" in error
+
+
+def test_status_list_and_check_answer_people_and_machines(cli, spool):
+    _, out, _ = cli("status", spool)
+    assert "60 seen" in out
+    assert "UNTRAINED" in out
+    _, out, _ = cli("status", spool, "--json")
+    assert json.loads(out)["frames"]["selected"] == 5
+    _, out, _ = cli("list", spool, "--json")
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert [line["order"] for line in lines] == [1, 2, 3, 4, 5]
+    _, out, _ = cli("list", spool, "--json", "--retained")
+    assert len(out.splitlines()) >= 5
+    _, out, _ = cli("list", spool)
+    assert all(line["id"] in out for line in lines)
+    code, out, _ = cli("check", spool)
+    assert code == 0
+    assert "sound" in out
+    code, out, _ = cli("check", spool, "--json")
+    assert json.loads(out)["sound"] is True
+
+
+def test_check_ends_with_a_code_of_its_own_when_a_frame_is_gone(cli, spool):
+    next((spool / "frames").iterdir()).unlink()
+    code, out, _ = cli("check", spool)
+    assert code == 16
+    assert "NOT SOUND" in out
+    code, out, _ = cli("check", spool, "--json")
+    assert code == 16
+    assert json.loads(out)["problems"][0]["kind"] == "missing"
+
+
+def test_select_writes_picks_and_inspect_reads_all_that_was_written(cli, spool, tiny_bundle, tmp_path):
+    picks = tmp_path / "picks.json"
+    code, out, _ = cli("select", DRIVE, "--bundle", tiny_bundle.path, "-n", 4, "-o", picks)
+    assert code == 0
+    assert "4 of 60 frames selected" in out
+    assert len(json.loads(picks.read_text())["picks"]) == 4
+    for path, words in ((tiny_bundle.path, "160 wide x 160 high"), (spool, "60 seen"), (picks, "4 selected")):
+        code, out, _ = cli("inspect", path)
+        assert code == 0
+        assert words in out
+        code, out, _ = cli("inspect", path, "--json")
+        assert json.loads(out)["schema"].startswith("geal-edge/")
+
+
+def test_a_pool_smaller_than_the_budget_is_said(cli, tiny_bundle, tmp_path):
+    code, _, error = cli("select", "drawn:1:3", "-b", tiny_bundle.path, "-n", 9, "-o", tmp_path / "p.json")
+    assert code == 0
+    assert "only 3 frames" in error
+
+
+def test_report_writes_a_page_from_a_spool_and_from_picks(cli, spool, tiny_bundle, tmp_path):
+    picks, page = tmp_path / "picks.json", tmp_path / "report.html"
+    cli("select", DRIVE, "--bundle", tiny_bundle.path, "-n", 4, "-o", picks)
+    for source in (spool, picks):
+        code, out, _ = cli("report", source, "-o", page)
+        assert code == 0
+        assert str(page) in out
+        assert page.read_text().startswith("<!")
+
+
+def test_quiet_prints_nothing_but_errors(cli, tiny_bundle, tmp_path):
+    assert cli("run", DRIVE, "-b", tiny_bundle.path, "-s", tmp_path / "s", "--budget", 5, "-q") == (0, "", "")
+
+
+def test_export_writes_a_bundle_and_says_its_size_in_words(cli, tmp_path):
+    code, out, error = cli("export", "--weights", "untrained:0", "--size", "64x32", "--out", tmp_path / "b")
+    assert code == 0
+    assert "64 wide x 32 high" in out
+    assert "geal-edge run" in out
+    assert "UNTRAINED" in error
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "sentence"),
+    [
+        (["run", "nowhere.mp4", "-b", "B", "-s", "S", "--budget", "5"], 9, "nowhere.mp4"),
+        (["run", DRIVE, "-b", "nothing", "-s", "S", "--budget", "5"], 7, "no bundle here"),
+        (["run", DRIVE, DRIVE, "--name", "x", "-b", "B", "-s", "S", "--budget", "5"], 2, "--name"),
+        (["run", DRIVE, "-b", "B", "-s", "BAD", "--budget", "5"], 13, "not a spool"),
+        (["select", DRIVE, DRIVE, "-b", "B", "-n", "5"], 10, "Rename"),
+        (["export", "-w", "nothing.pth", "-o", "O"], 4, "nothing.pth"),
+        (["export", "-w", "untrained:0", "-o", "O", "--size", "big"], 2, "WIDTHxHEIGHT"),
+        (["export", "-w", "untrained:0", "-o", "O", "--size", "100x100"], 2, "96x96"),
+        (["export", "-w", "untrained:0", "-o", "O", "--mean", "1,2"], 2, "--mean"),
+        (["status", "S"], 13, "no spool here"),
+        (["inspect", "S"], 2, "no bundle"),
+        (["report", "S"], 2, "S"),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_an_exit_code(cli, tiny_bundle, tmp_path, monkeypatch, words, code, sentence):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny_bundle.path, "B")
+    (tmp_path / "BAD").mkdir()
+    (tmp_path / "BAD" / "file").touch()
+    found, _, error = cli(*words)
+    assert found == code
+    assert error.startswith("geal-edge: ")
+    assert sentence in error
+    assert "Traceback" not in error
+
+
+def test_every_command_has_an_example_and_a_place_in_the_help(cli):
+    group: Any = get_command(app)
+    assert set(group.commands) == {
+        "export", "inspect", "select", "report", "run", "status", "list", "check", "demo",
+    }  # fmt: skip
+    for name, command in group.commands.items():
+        assert f"geal-edge {name}" in command.help, name
+        assert command.rich_help_panel in {"Model", "Choose", "Vehicle", "Help"}
+    code, out, _ = cli("--version")
+    assert (code, out.startswith("geal-edge ")) == (0, True)
+
+
+def test_sizes_have_names_and_are_width_by_height():
+    assert parse_size("cityscapes") == (448, 224)
+    assert parse_size("640X192") == (640, 192)
+    for wrong in ("", "224", "x", "224x", "-1x5", "axb"):
+        with pytest.raises(UsageError, match="WIDTHxHEIGHT"):
+            parse_size(wrong)
+
+
+def test_means_are_three_numbers_between_zero_and_one():
+    assert parse_triple("--mean", "0.5, 0.5,0.5", (0, 0, 0)) == (0.5, 0.5, 0.5)
+    for wrong in ("127,127,127", "0.5", "a,b,c", "0,0,0", "nan,1,1"):
+        with pytest.raises(UsageError, match="--mean"):
+            parse_triple("--mean", wrong, (0, 0, 0))
+
+
+def start(*words):
+    return subprocess.Popen(
+        [sys.executable, "-m", "geal_edge", *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def slow_folder(tmp_path, frames=400):
+    """Enough real image files that a process can be caught in the middle."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for frame in map(usable, open_source(f"drawn:1:{frames}").frames()):
+        (folder / f"{frame.frame_index:04d}.jpg").write_bytes(encode(frame.image, "jpg"))
+    return folder
+
+
+def test_ctrl_c_finishes_the_frame_leaves_a_sound_spool_and_the_command_goes_on(tiny_bundle, tmp_path):
+    folder, spool = slow_folder(tmp_path), tmp_path / "s"
+    words = ("run", folder, "-b", tiny_bundle.path, "-s", spool, "--budget", 5)
+    process = start(*words)
+    wait_for((spool / "frames" / "00000001.jpg").exists)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "same command goes on" in error
+    check = start("check", spool)
+    assert (check.wait(60), "sound" in check.communicate()[0]) == (0, True)
+    again = start(*words)
+    out, error = again.communicate(timeout=120)
+    assert again.returncode == 0, error
+    assert "5 of 400 frames selected" in out
+
+
+def test_a_reader_that_goes_away_is_no_mistake(tiny_bundle, spool):
+    listing = start("list", spool, "--retained")
+    listing.stdout.close()
+    listing.wait(60)
+    assert "Traceback" not in listing.stderr.read()
+    listing.stderr.close()
+
+
+def test_the_demo_shows_the_whole_way_and_compares_with_uniform_sampling(tmp_path, tiny_bundle):
+    # The tiny bundle stands in for the demo's own, which takes a minute: `make demo` runs that one.
+    shutil.copytree(tiny_bundle.path, tmp_path / "demo" / "bundle")
+    environment = {**os.environ, "NO_COLOR": "1"}
+    demo = subprocess.run(
+        [sys.executable, "-m", "geal_edge", "demo", "--folder", str(tmp_path / "demo")],
+        capture_output=True, text=True, env=environment, check=True,
+    )  # fmt: skip
+    assert "20 of 360 frames selected" in demo.stdout
+    assert "uniform sampling" in demo.stdout
+    assert (tmp_path / "demo" / "report.html").exists()
+    assert "UNTRAINED" in demo.stdout

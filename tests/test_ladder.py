@@ -1,0 +1,219 @@
+import copy
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from geal_edge.errors import UsageError
+from geal_edge.runtime.clusters import unit_rows
+from geal_edge.runtime.distance import squared_distances
+from geal_edge.runtime.ladder import RADII, TOP, Ladder
+from tests.streams import STREAMS, random_stream, unit
+
+streams = st.tuples(st.sampled_from(sorted(STREAMS)), st.integers(0, 10_000), st.integers(1, 60))
+budgets = st.sampled_from([1, 2, 3, 5, 12])
+
+
+def made(stream):
+    name, seed, count = stream
+    return STREAMS[name](seed, count)
+
+
+def fed(frames, budget, **more):
+    ladder = Ladder(capacity=budget, **more)
+    for frame in frames:
+        ladder.learn(ladder.score(frame))
+    return ladder
+
+
+def measured_radius(ladder, frames):
+    selected = {s.unit for s in ladder.selected()}
+    rows = np.concatenate([u.rows for u in ladder.snapshot() if u.unit in selected])
+    return max(np.sqrt(squared_distances(f.rows, rows).min(1).max()) for f in frames)
+
+
+@settings(max_examples=150, deadline=None)
+@given(streams, budgets)
+def test_the_certified_radius_is_never_below_the_measured_one(stream, budget):
+    frames = made(stream)
+    ladder = fed(frames, budget)
+    certified = ladder.certificate().radius
+    if certified is None:
+        assert ladder.smallest_alive == TOP
+    else:
+        assert measured_radius(ladder, frames) <= certified
+
+
+@settings(max_examples=60, deadline=None)
+@given(streams, budgets)
+def test_the_lower_bound_is_true_of_the_best_single_patches(stream, budget):
+    # budget + 1 rows pairwise >= 2 * bound must exist among all that was seen: then no `budget` points cover below bound.
+    frames = made(stream)
+    bound = fed(frames, budget).certificate().lower_bound
+    rows = np.concatenate([f.rows for f in frames])
+    if bound > 0:
+        apart = np.sqrt(squared_distances(rows, rows)) >= 2 * bound
+        assert largest_clique_at_least(apart, budget + 1)
+
+
+def largest_clique_at_least(adjacent, size):
+    """Greedy with a few restarts; the ladder's own witnesses are such a clique, so one is found easily."""
+
+    def grow(chosen, candidates):
+        if len(chosen) == size:
+            return True
+        while len(candidates) >= size - len(chosen):
+            node = max(candidates, key=lambda n: int(adjacent[n, candidates].sum()))
+            if grow([*chosen, node], [c for c in candidates if c != node and adjacent[node, c]]):
+                return True
+            candidates = [c for c in candidates if c != node]
+        return False
+
+    return grow([], list(range(len(adjacent))))
+
+
+def test_the_factor_holds_where_the_optimum_can_be_found_by_brute_force():
+    for seed in range(12):
+        frames = random_stream(seed, 9, dim=3, most=2)
+        rows = np.concatenate([f.rows for f in frames])
+        distances = np.sqrt(squared_distances(rows, rows))
+        for budget in (1, 2, 3):
+            ladder = fed(frames, budget, max_retained=100)
+            certificate = ladder.certificate()
+            best = min(distances[:, list(c)].min(1).max() for c in combinations(range(len(rows)), budget))
+            assert certificate.lower_bound <= best
+            if certificate.radius is not None and certificate.lower_bound > 0:
+                assert measured_radius(ladder, frames) <= 2 * 1.01 * best + 1e-9
+
+
+@settings(max_examples=60, deadline=None)
+@given(streams, budgets)
+def test_scoring_is_pure_and_says_the_same_twice(stream, budget):
+    *before, last = made(stream) + [unit(unit_rows(np.eye(made(stream)[0].rows.shape[1])[:1]))]
+    ladder = fed(before, budget)
+    state = copy.deepcopy((ladder.snapshot(), ladder.deaths, ladder.next_unit))
+    once, twice = ladder.score(last), ladder.score(last)
+    assert (once.levels, once.deaths, once.evicted, once.squared_novelty, once.witness, once.nearest) == (
+        twice.levels,
+        twice.deaths,
+        twice.evicted,
+        twice.squared_novelty,
+        twice.witness,
+        twice.nearest,
+    )
+    after = (ladder.snapshot(), ladder.deaths, ladder.next_unit)
+    assert repr(after) == repr(state)
+
+
+@settings(max_examples=60, deadline=None)
+@given(streams, budgets)
+def test_a_unit_that_was_learned_is_not_new_when_it_comes_again(stream, budget):
+    frames = made(stream)
+    ladder = fed(frames, budget)
+    for frame in frames:
+        assert ladder.score(frame).empty  # every alive level has it within its radius
+    retained = {u.unit: u for u in ladder.snapshot()}
+    for number in ladder.members(ladder.smallest_alive):
+        assert ladder.score(unit(retained[number].rows)).novelty == 0.0
+
+
+@settings(max_examples=60, deadline=None)
+@given(streams, budgets, st.integers(0, 60))
+def test_a_ladder_restored_in_the_middle_goes_on_as_if_nothing_had_happened(stream, budget, cut):
+    frames = made(stream)
+    whole = fed(frames, budget)
+    half = fed(frames[:cut], budget)
+    restored = Ladder(capacity=budget, retained=half.snapshot(), deaths=half.deaths, next_unit=half.next_unit)
+    for frame in frames[cut:]:
+        restored.learn(restored.score(frame))
+    assert repr(restored.snapshot()) == repr(whole.snapshot())
+    assert restored.deaths == whole.deaths
+    assert restored.selected() == whole.selected()
+
+
+@settings(max_examples=60, deadline=None)
+@given(streams, budgets)
+def test_a_unit_is_retained_while_some_alive_level_holds_it_and_no_longer(stream, budget):
+    ladder = Ladder(capacity=budget)
+    retained: set[int] = set()
+    for frame in made(stream):
+        decision = ladder.score(frame)
+        ladder.learn(decision)
+        retained -= set(decision.evicted)
+        if decision.retain:
+            retained.add(decision.unit)
+        assert set(ladder.retained) == retained
+        assert all(u.levels for u in ladder.snapshot())
+        assert len(retained) <= ladder.max_retained
+    dead = {d.level for d in ladder.deaths}
+    assert not any(dead & set(u.levels) for u in ladder.snapshot())
+
+
+@settings(max_examples=60, deadline=None)
+@given(streams, budgets)
+def test_no_level_holds_more_than_the_budget_and_the_order_never_exceeds_it(stream, budget):
+    ladder = fed(made(stream), budget)
+    assert all(len(ladder.members(level)) <= budget for level in range(TOP + 1))
+    selected = ladder.selected()
+    assert len(selected) == min(budget, len(ladder.retained))
+    assert len({s.unit for s in selected}) == len(selected)
+
+
+def test_the_order_of_clusters_within_a_unit_does_not_matter():
+    frames = random_stream(3, 40)
+    turned = [unit(f.rows[::-1]) for f in frames]
+    assert [s.unit for s in fed(frames, 5).selected()] == [s.unit for s in fed(turned, 5).selected()]
+
+
+def test_the_order_begins_with_the_oldest_unit_of_the_smallest_alive_level_and_fills_from_the_rest():
+    ladder = fed(random_stream(4, 80), 6)
+    inside = ladder.members(ladder.smallest_alive)
+    order = [s.unit for s in ladder.selected()]
+    assert order[0] == inside[0]
+    assert set(order[: len(inside)]) == set(inside)
+    assert ladder.selected()[0].squared_distance == 0.0
+    assert ladder.selected()[0].witness is None
+
+
+def test_small_budgets_are_spent_by_the_top_level():
+    # Two frames far apart for every radius of the ladder: all finite levels with one place die, the top level keeps one.
+    rows = [unit_rows(np.array([[1.0, 0.0]])), unit_rows(np.array([[-1.0, 0.0]]))]
+    ladder = fed([unit(r) for r in rows], 1)
+    assert ladder.radius is None
+    assert ladder.certificate().lower_bound == RADII[-1] / 2
+    assert [s.unit for s in ladder.selected()] == [1]
+
+
+def test_pressure_raises_the_radius_and_leaves_the_lower_bound():
+    frames = random_stream(7, 60, dim=4, most=1)
+    free, pressed = fed(frames, 3, max_retained=1000), fed(frames, 3, max_retained=3)
+    assert len(pressed.retained) <= 3 < len(free.retained)
+    assert any(not d.natural for d in pressed.deaths)
+    assert free.certificate().radius <= (pressed.certificate().radius or np.inf)
+    natural = [RADII[d.level] / 2 for d in pressed.deaths if d.natural]
+    assert pressed.certificate().lower_bound == max(natural, default=0.0)
+    radius = pressed.certificate().radius
+    assert radius is None or measured_radius(pressed, frames) <= radius
+
+
+def test_a_decision_is_applied_once_and_in_its_turn():
+    ladder = Ladder(capacity=3)
+    decision = ladder.score(random_stream(0, 1)[0])
+    ladder.learn(decision)
+    with pytest.raises(ValueError, match="out of turn"):
+        ladder.learn(decision)
+
+
+def test_an_untouched_ladder_has_nothing_selected_and_the_smallest_radius():
+    ladder = Ladder(capacity=2)
+    assert ladder.selected() == []
+    assert ladder.certificate().radius == RADII[0]
+    assert ladder.certificate().lower_bound == 0.0
+
+
+@pytest.mark.parametrize("options", [{"capacity": 0}, {"capacity": 3, "max_retained": 2}])
+def test_impossible_sizes_are_refused(options):
+    with pytest.raises(UsageError):
+        Ladder(**options)
