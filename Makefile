@@ -67,7 +67,7 @@ LOCK = UV_PYTHON_DOWNLOADS=never UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv
 	--universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-emit-find-links \
 	--extra export --extra cpu --extra test
 lock: venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv>=0.9"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check "uv>=0.9"
 	$(LOCK) --extra dev --output-file requirements/test.txt
 	$(LOCK) --constraint requirements/numpy1.in --output-file requirements/numpy1.txt
 

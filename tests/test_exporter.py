@@ -76,6 +76,16 @@ def test_a_fixed_batch_larger_than_the_rest_of_the_frames_is_checked_too(tmp_pat
     assert bundle.manifest.outputs["patch_features"][0] == 3
 
 
+def test_raw_features_are_held_against_their_own_size(tmp_path):
+    weights = tiny_weights()
+    loud = replace(
+        weights, tensors={n: t * 50 if n == "patch_embed.proj.weight" else t for n, t in weights.tensors.items()}
+    )
+    bundle = export(tmp_path / "b", loud, replace(SMALL, tap="raw"))
+    assert bundle.manifest.tap == "raw"
+    assert bundle.manifest.parity["outputs"]["patch_features"]["error_tolerance"] > 2e-3
+
+
 def test_without_cls_the_output_is_left_out(tmp_path):
     bundle = export(tmp_path / "b", options=replace(SMALL, cls_embedding=False))
     assert set(bundle.manifest.outputs) == {"patch_features", "cls_attention"}

@@ -148,5 +148,5 @@ def _height(module: str) -> int:
     >>> _height("geal_edge.cli.app") > _height("geal_edge.runtime.spool") > _height("geal_edge.errors")
     True
     """
-    folder = module.split(".")[1]
+    folder = module.split(".")[1].replace("__main__", "cli")  # `python -m geal_edge` is the command line's other door
     return len(LAYERS) - LAYERS.index(folder) if folder in LAYERS else 0

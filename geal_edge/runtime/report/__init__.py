@@ -15,6 +15,7 @@ from typing import IO
 
 from geal_edge.errors import StorageError, UsageError
 from geal_edge.runtime.durable import TEMPORARY_SUFFIX
+from geal_edge.runtime.observer import Observer, Silent
 from geal_edge.runtime.report import page
 from geal_edge.runtime.report.data import ShownFrame, read_picks_report, read_spool_report
 from geal_edge.runtime.report.pictures import (
@@ -24,6 +25,7 @@ from geal_edge.runtime.report.pictures import (
     Picture,
     Pictures,
     picks_pictures,
+    require_pillow,
     spool_pictures,
 )
 
@@ -37,7 +39,7 @@ class ReportSummary:
     missing_images: int
 
 
-def write_report(source: Path, out: Path) -> ReportSummary:
+def write_report(source: Path, out: Path, *, watch: Observer | None = None) -> ReportSummary:
     """Write the page of a spool folder or a picks file to `out`, complete or not at all.
 
     A frame whose picture is gone gets a card that says so. Raises UsageError or SpoolError where `source` is neither,
@@ -47,26 +49,29 @@ def write_report(source: Path, out: Path) -> ReportSummary:
         raise UsageError(f"{out}: is a folder. Name the file to write, as in -o {out / 'report.html'}.")
     if out.exists() and source.exists() and out.samefile(source):
         raise UsageError(f"{out}: the report would overwrite what it is made from. Choose another -o.")
+    require_pillow()
+    watch = watch or Silent()
     if source.is_dir():
         report = read_spool_report(source)
         pictures, small = spool_pictures(WIDTH), spool_pictures(SMALL_WIDTH)
     elif source.exists():
         report = read_picks_report(source)
-        pictures = small = picks_pictures(report, WIDTH)
+        pictures = small = picks_pictures(report, WIDTH, watch)
     else:
         raise UsageError(
             f"{source}: no such file or folder. Give a spool (of `geal-edge run`) or a picks file (of `geal-edge select`)."
         )
     missing: list[Missing] = []
+    watch.begin("writing the page", len(report.selected) + len(report.others))
     with _replacing(out) as file:
         before, after = page.around(report)
         file.write(before)
         file.write(page.top(report))
-        file.writelines(page.frames(report, _with_pictures(report.selected, pictures, missing)))
+        file.writelines(page.frames(report, _with_pictures(report.selected, pictures, missing, watch)))
         file.write(page.over_time(report))
         file.write(page.sources(report))
         file.write(page.lost(report))
-        file.writelines(page.others(report, _with_pictures(report.others, small, missing)))
+        file.writelines(page.others(report, _with_pictures(report.others, small, missing, watch)))
         file.write(page.evicted(report))
         file.write(page.end(report))
         file.write(after)
@@ -74,13 +79,14 @@ def write_report(source: Path, out: Path) -> ReportSummary:
 
 
 def _with_pictures(
-    frames: Iterable[ShownFrame], pictures: Pictures, missing: list[Missing]
+    frames: Iterable[ShownFrame], pictures: Pictures, missing: list[Missing], watch: Observer
 ) -> Iterator[tuple[ShownFrame, Picture]]:
     for frame in frames:
         picture = pictures(frame)
         if isinstance(picture, Missing):
             missing.append(picture)
         yield frame, picture
+        watch.advance()
 
 
 @contextlib.contextmanager
@@ -97,4 +103,5 @@ def _replacing(out: Path) -> Iterator[IO[str]]:
             f"{out}: cannot be written ({error.strerror}). Choose another -o, or free some space."
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # gone, or never there
+            temporary.unlink()

@@ -19,6 +19,7 @@ OTHERS = 400
 """Pictures of frames retained but not selected; the page says how many it leaves out."""
 
 CHORD = "Distances are chords on the unit sphere: 0 is the same, 1.41 has nothing in common, 2 is the opposite."
+NO_BOUND = "No limit is proved to how much better the same number of single patches could do."
 BOTH_NUMBERS = (
     "Smaller is better: the first number is what this selection reaches, the second what no choice of so many patches "
     "could beat, not even one made afterwards with everything seen in hand."

@@ -83,7 +83,7 @@ def _dek(report: Report) -> str:
     where = f"{', '.join(shown[:-1])} and {shown[-1]}" if len(shown) > 1 else "".join(shown)
     return (
         f"From {frames_of(report.counts['seen'])}{f' of {where}' if where else ''}, with a budget of {report.budget:,}. "
-        "They stand in the order of what each adds to those before it."
+        "Shown in the order of what each adds to those before it."
     )
 
 
@@ -93,7 +93,7 @@ def _counts(report: Report) -> Iterator[str]:
     )
     for state, n in report.counts.items():
         main = ' class="main"' if state == "selected" else ""
-        more = f"of {report.budget:,}" if state == "selected" else reasons if state == "lost" else ""
+        more = f"budget {report.budget:,}" if state == "selected" else reasons if state == "lost" else ""
         words = STATES[state] + (f"<small>{more}</small>" if more else "")
         yield f"<div{main}><dt>{words}</dt><dd>{n:,}</dd></div>"
 
@@ -214,7 +214,10 @@ def over_time(report: Report) -> str:
         drawing = chart.time_line(report)
     else:
         heading = "What each further frame adds"
-        lede = "Where the curve flattens, twice the budget buys little."
+        lede = (
+            "The distance of each frame from everything picked before it. Where farthest-first picks make a flat curve, a "
+            "larger budget hardly makes the cover finer."
+        )
         drawing = chart.distance_curve(report)
     return f"{_begin('time', heading, lede)}{drawing}</section>"
 
@@ -308,9 +311,7 @@ def _table(label: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> s
     """Cells are HTML; the second column holds numbers. Where the table is too wide for the page, it scrolls by itself."""
 
     def line(cells: Sequence[str], tag: str) -> str:
-        return "".join(
-            f"<{tag}{' class=n' if i == 1 else ''}>{cell}</{tag[:2]}>" for i, cell in enumerate(cells)
-        )
+        return "".join(f"<{tag}{' class=n' if i == 1 else ''}>{cell}</{tag[:2]}>" for i, cell in enumerate(cells))
 
     body = "".join(f"<tr>{line(row, 'td')}</tr>" for row in rows)
     return (

@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from geal_edge.errors import FrameError, GealEdgeError, MissingDependency
 from geal_edge.runtime.frame import Frame, Image, LostFrame
+from geal_edge.runtime.observer import Observer
 from geal_edge.runtime.report.data import Report, ShownFrame, ShownSource
 from geal_edge.runtime.sources import Source, open_source
 from geal_edge.runtime.sources.images import read_image
@@ -37,15 +38,21 @@ Picture: TypeAlias = Thumbnail | Missing
 Pictures: TypeAlias = Callable[[ShownFrame], Picture]
 
 
-def shrink(image: Image, width: int) -> Thumbnail:
-    """A frame, uint8 (H, W, 3) RGB, as a JPEG of at most `width` pixels each way, its aspect kept, never enlarged."""
+def require_pillow() -> None:
+    """Raise MissingDependency where there is no Pillow: before the first picture, and once for all."""
     try:
-        from PIL import Image as Pillow
+        import PIL.Image  # noqa: F401
     except ImportError as error:
         raise MissingDependency(
             "The report's pictures are made with Pillow, which is not installed. "
             "Install it with: pip install 'geal-edge[cpu]'"
         ) from error
+
+
+def shrink(image: Image, width: int) -> Thumbnail:
+    """A frame, uint8 (H, W, 3) RGB, as a JPEG of at most `width` pixels each way, its aspect kept, never enlarged."""
+    from PIL import Image as Pillow
+
     picture = Pillow.fromarray(image)
     picture.thumbnail((width, width), Pillow.Resampling.BICUBIC, reducing_gap=2.0)
     jpeg = b""
@@ -72,7 +79,7 @@ def spool_pictures(width: int) -> Pictures:
     return read
 
 
-def picks_pictures(report: Report, width: int) -> Pictures:
+def picks_pictures(report: Report, width: int, watch: Observer) -> Pictures:
     """Pictures of picked frames, all read again now: each source once, front to back, up to its last pick."""
     sources = {source.name: source for source in report.sources}
     wanted: dict[str, dict[int, ShownFrame]] = {}
@@ -83,8 +90,11 @@ def picks_pictures(report: Report, width: int) -> Pictures:
         if name not in sources:
             why = Missing(why=f"The picks file names no source {name}.")
             pictures.update({(name, index): why for index in frames})
-        else:
-            pictures.update({(name, index): picture for index, picture in _read_again(sources[name], frames, width)})
+            continue
+        watch.begin(f"reading {name} again", len(frames))
+        for index, picture in _read_again(sources[name], frames, width):
+            pictures[name, index] = picture
+            watch.advance()
     return lambda frame: pictures[frame.source, frame.frame_index]
 
 
