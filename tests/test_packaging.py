@@ -49,7 +49,7 @@ def test_the_wheel_has_the_version_that_the_package_tells(metadata: Message) -> 
 def test_the_core_needs_numpy_and_typer_and_nothing_else(metadata: Message) -> None:
     core = [need for need in metadata.get_all("Requires-Dist", []) if "extra ==" not in need]
 
-    assert sorted(core) == ["numpy>=1.21", "typer>=0.15"]
+    assert sorted(core) == ["numpy>=1.21", "typer>=0.19"]
 
 
 @pytest.mark.parametrize("layer", ["geal_edge.runtime", "geal_edge.models", "geal_edge.cli"])

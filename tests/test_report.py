@@ -230,7 +230,8 @@ def test_an_outline_encloses_its_patches_and_no_others(seed: int) -> None:
     rows, columns = (int(n) for n in rng.integers(1, 9, 2))
     patches = np.flatnonzero(rng.random(rows * columns) < rng.random()).tolist()
 
-    assert _inside(outline_of(patches, columns), (rows, columns)) == set(patches)
+    for outset in (0.0, 0.12):
+        assert _inside(outline_of(patches, (rows, columns), outset=outset), (rows, columns)) == set(patches)
 
 
 def test_the_counts_and_reasons_are_told(spool: Path, page: Page) -> None:
@@ -756,14 +757,14 @@ def _settings_of(path: Path) -> SpoolSettings:
 def _inside(outline: str, grid: tuple[int, int]) -> set[int]:
     """The patches whose middle lies inside an outline, by the even-odd rule: a ray to the right crosses an odd number of
     upright edges."""
-    edges: list[tuple[int, int, int]] = []  # x, from y, to y
+    edges: list[tuple[float, float, float]] = []  # x, from y, to y
     for loop in outline.split("Z")[:-1]:
-        first = re.match(r"M(\d+) (\d+)", loop)
+        first = re.match(r"M([\d.]+) ([\d.]+)", loop)
         assert first
-        corners = [(int(first[1]), int(first[2]))]
-        for command, value in re.findall(r"([HV])(\d+)", loop):
+        corners = [(float(first[1]), float(first[2]))]
+        for command, value in re.findall(r"([HV])([\d.]+)", loop):
             x, y = corners[-1]
-            corners.append((int(value), y) if command == "H" else (x, int(value)))
+            corners.append((float(value), y) if command == "H" else (x, float(value)))
         corners.append(corners[0])
         edges += [(a[0], min(a[1], b[1]), max(a[1], b[1])) for a, b in pairwise(corners) if a[0] == b[0]]
     rows, columns = grid
@@ -771,7 +772,7 @@ def _inside(outline: str, grid: tuple[int, int]) -> set[int]:
         row * columns + column
         for row in range(rows)
         for column in range(columns)
-        if sum(x > column and low <= row < high for x, low, high in edges) % 2
+        if sum(x > column + 0.5 and low < row + 0.5 < high for x, low, high in edges) % 2
     }
 
 

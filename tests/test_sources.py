@@ -11,10 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from contracts import RECORDED_SOURCE_CHECKS, SOURCE_CHECKS, OpenSource
-from fakes import MemorySource
-from fakes import frame as fake_frame
-from films import SIZE, number_of, picture, write_mov, write_video
 from PIL import Image
 
 from geal_edge.errors import MissingDependency, SourceError, UsageError
@@ -22,6 +18,10 @@ from geal_edge.runtime.frame import Frame, LostFrame
 from geal_edge.runtime.sources import open_source
 from geal_edge.runtime.sources.images import ImageSource
 from geal_edge.runtime.sources.video import VideoSource
+from tests.contracts import RECORDED_SOURCE_CHECKS, SOURCE_CHECKS, OpenSource
+from tests.fakes import MemorySource
+from tests.fakes import frame as fake_frame
+from tests.films import SIZE, number_of, picture, write_mov, write_video
 
 
 def save(path: Path, number: int = 0, **options) -> Path:

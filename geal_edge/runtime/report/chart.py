@@ -4,14 +4,17 @@ A drawing stretches with its box, so lines do not scale with it, dots are lines 
 label is HTML above the drawing: it stays readable on a phone.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from html import escape
 from itertools import pairwise
+from typing import TypeAlias
 
 from geal_edge.runtime.report.data import Report, ShownFrame
 
 WIDE, HIGH = 1000.0, 300.0
 """The drawings' own units; the box on the page has its own size."""
+OUTSET = 0.12
+"""Of a patch: the outline stands around what it points at, not on it."""
 MANY = 150
 """Dots above which they are drawn smaller."""
 
@@ -23,19 +26,24 @@ def region(patches: Iterable[int], grid: tuple[int, int]) -> str:
     """The witness as an outline over the picture, all else a little darker. Frames are resized to the model's input
     without keeping their aspect, so the grid stretches over the whole picture."""
     rows, columns = grid
-    outline = outline_of(patches, columns)
+    outline = outline_of(patches, grid, outset=OUTSET)
     return (
         f'<svg class="region" viewBox="0 0 {columns} {rows}" preserveAspectRatio="none" aria-hidden="true">'
         f'<path class="dim" d="M-1-1H{columns + 1}V{rows + 1}H-1Z{outline}"/><path class="edge" d="{outline}"/></svg>'
     )
 
 
-def outline_of(patches: Iterable[int], columns: int) -> str:
+def outline_of(patches: Iterable[int], grid: tuple[int, int], *, outset: float = 0.0) -> str:
     """The border of a set of patches as an SVG path, clockwise around them and counter-clockwise around holes.
 
-    >>> outline_of([0, 1, 3], columns=3)  # two beside each other, one below the first
+    outset  how far outside the border, in patches; not beyond the picture
+
+    >>> outline_of([0, 1, 3], (2, 3))  # two beside each other, one below the first
     'M0 0H2V1H1V2H0Z'
+    >>> outline_of([4], (3, 3), outset=0.1)
+    'M0.9 0.9H2.1V2.1H0.9Z'
     """
+    rows, columns = grid
     inside = {divmod(patch, columns)[::-1] for patch in patches}  # (x, y)
     steps: dict[tuple[int, int], list[tuple[int, int]]] = {}  # corner -> corners that a border edge leads to
     for x, y in sorted(inside, key=lambda at: (at[1], at[0])):
@@ -58,11 +66,31 @@ def outline_of(patches: Iterable[int], columns: int) -> str:
             if corner == start:
                 break
             loop.append(corner)
-        before, after = loop[-1:] + loop[:-1], loop[1:] + loop[:1]
-        turns = [b for a, b, c in zip(before, loop, after, strict=True) if (a[0] == b[0]) != (b[0] == c[0])]
-        path += f"M{turns[0][0]} {turns[0][1]}"
-        path += "".join(f"H{b[0]}" if a[1] == b[1] else f"V{b[1]}" for a, b in pairwise(turns)) + "Z"
+        turns = [b for a, b, c in _neighbours(loop) if (a[0] == b[0]) != (b[0] == c[0])]
+        moved = [_moved(*corners, outset, (columns, rows)) for corners in _neighbours(turns)]
+        path += f"M{moved[0][0]:g} {moved[0][1]:g}"
+        path += "".join(f"H{b[0]:g}" if a[1] == b[1] else f"V{b[1]:g}" for a, b in pairwise(moved)) + "Z"
     return path
+
+
+Corner: TypeAlias = tuple[int, int]
+"""(x, y) in patches."""
+
+
+def _neighbours(loop: list[Corner]) -> Iterator[tuple[Corner, Corner, Corner]]:
+    return zip(loop[-1:] + loop[:-1], loop, loop[1:] + loop[:1], strict=True)
+
+
+def _moved(before: Corner, corner: Corner, after: Corner, outset: float, size: Corner) -> tuple[float, float]:
+    """A corner, pushed away from the patches: on a clockwise border they lie to the right of the way."""
+    x, y = map(float, corner)
+    for (x0, y0), (x1, y1) in ((before, corner), (corner, after)):
+        x, y = x + outset * _sign(y1 - y0), y - outset * _sign(x1 - x0)
+    return round(min(max(x, 0), size[0]), 2), round(min(max(y, 0), size[1]), 2)
+
+
+def _sign(n: int) -> int:
+    return (n > 0) - (n < 0)
 
 
 def whereabouts(patches: Sequence[int], grid: tuple[int, int]) -> str:

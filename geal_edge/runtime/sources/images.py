@@ -240,6 +240,8 @@ def _read_file(path: Path) -> bytes:
 
 
 def _upright(picture: "Picture", turns: Any) -> "Picture":
+    if picture.format == "TIFF":
+        return picture  # Pillow turns these itself when it loads them; some versions leave the tag, to be obeyed twice
     try:
         orientation = picture.getexif().get(_ORIENTATION_TAG, 1)
     except Exception:  # noqa: BLE001  a damaged EXIF block says nothing; the picture itself is whole
