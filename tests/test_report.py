@@ -217,11 +217,21 @@ def test_the_first_frame_has_no_outline_and_says_why(page: Page) -> None:
 def test_each_other_frame_is_outlined_where_its_witness_lies(spool: Path, page: Page) -> None:
     for frame in selected(spool)[1:]:
         (region,) = page.card(frame.order or 0).all("svg")
-        (outline,) = [path["d"] for path in page.card(frame.order or 0).all("path") if path["class"] == "edge"]
+        (outline,) = [path["d"] for path in page.card(frame.order or 0).all("path") if path.get("class") == "edge"]
 
         assert region["viewbox"] == f"0 0 {GRID[1]} {GRID[0]}"
         assert region["preserveaspectratio"] == "none"  # frames are resized to the model's input without their aspect
         assert _inside(outline, GRID) == set(frame.witness_patches)
+
+
+def test_what_lay_farthest_is_warmest_and_what_was_distilled_away_stays_cool(spool: Path, page: Page) -> None:
+    for frame in selected(spool)[1:]:
+        steps = [path for path in page.card(frame.order or 0).all("path") if "opacity" in path]
+        hottest = max(steps, key=lambda path: float(path["opacity"]))
+        distilled_away = {patch for patch, cluster in enumerate(frame.patch_cluster) if cluster < 0}
+
+        assert set(frame.witness_patches) <= _squares(hottest["d"])
+        assert not distilled_away & {patch for path in steps for patch in _squares(path["d"])}
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -435,6 +445,7 @@ def picks_file(path: Path, *, spec: str, picks: list[tuple[int, float]], **chang
                 "capture_time_ns": index * 200_000_000,
                 "distance": distance,
                 "witness": {"patches": [] if order == 1 else [7, 8], "grid": list(GRID)},
+                "clusters": {"distances": [] if order == 1 else [0.2, 1.0], "patches": [0] * 7 + [1, 1] + [-1] * 15},
             }
             for order, (index, distance) in enumerate(picks, start=1)
         ],
@@ -545,6 +556,7 @@ DAMAGES: dict[str, Callable[[dict[str, Any]], object]] = {
     "a distance that is no number": lambda data: data["picks"][1].update(distance=float("nan")),
     "a distance of null": lambda data: data["picks"][1].update(distance=None),
     "a patch off the grid": lambda data: data["picks"][1]["witness"].update(patches=[24]),
+    "a patch of no cluster": lambda data: data["picks"][1]["clusters"].update(patches=[7]),
     "an empty grid": lambda data: data["picks"][1]["witness"].update(grid=[0, 0]),
     "a grid of one number": lambda data: data["picks"][1]["witness"].update(grid=[4]),
     "an order twice": lambda data: data["picks"][1].update(order=1),
@@ -752,6 +764,11 @@ def _settings_of(path: Path) -> SpoolSettings:
             untrained=view.untrained,
             budget=view.budget,
         )
+
+
+def _squares(path: str) -> set[int]:
+    """The patches of a path that has one square for each."""
+    return {int(y) * GRID[1] + int(x) for x, y in re.findall(r"M(\d+) (\d+)h1v1h-1z", path)}
 
 
 def _inside(outline: str, grid: tuple[int, int]) -> set[int]:

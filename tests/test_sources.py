@@ -562,6 +562,19 @@ def test_a_turned_video_comes_upright(tmp_path):
     assert np.abs(np.rot90(first.image).astype(int) - picture(0)).mean() < 8
 
 
+def test_a_video_whose_name_is_no_text_is_refused_with_a_sentence(tmp_path):
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/dr\xffive.mov")
+    write_mov(Path(path), 2)
+    with pytest.raises(SourceError, match="not UTF-8"):
+        open_source(path)
+
+
+def test_a_video_whose_name_looks_like_an_address_is_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_mov(Path("concat:b.mov"), 3)
+    assert numbers(open_source("concat:b.mov")) == [0, 1, 2]
+
+
 def test_a_frame_that_cannot_be_converted_is_lost_and_the_next_one_comes(tmp_path):
     source = VideoSource(write_video(tmp_path / "a.mp4", 4))
     real, calls = source._image, []

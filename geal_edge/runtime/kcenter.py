@@ -26,14 +26,16 @@ BLOCK_ROWS = 16384
 class Pick:
     """One pick, in order.
 
-    unit      index of the unit in the pool
-    squared   exact squared chord from its witness to the nearest row picked before; 0.0 for the first
-    witness   index of that row within the unit; None for the first (it had nothing to be far from) and for exact copies
+    unit         index of the unit in the pool
+    squared      exact squared chord from its witness to the nearest row picked before; 0.0 for the first
+    witness      index of that row within the unit; None for the first (it had nothing to be far from) and for exact copies
+    row_squared  the same distance for each of its rows: what of the unit was new, and what was not; empty for the first
     """
 
     unit: int
     squared: float
     witness: int | None
+    row_squared: tuple[float, ...] = ()
 
 
 def offsets_of(units: Sequence[Rows]) -> IntArray:
@@ -84,7 +86,12 @@ def k_center_greedy(
                 row = int(np.where(open_rows, distances.nearest, -1.0).argmax())
                 unit = int(owner[row])
                 squared = float(distances.nearest[row])
-                pick = Pick(unit=unit, squared=squared, witness=row - int(offsets[unit]) if squared > 0.0 else None)
+                pick = Pick(
+                    unit=unit,
+                    squared=squared,
+                    witness=row - int(offsets[unit]) if squared > 0.0 else None,
+                    row_squared=tuple(distances.nearest[offsets[unit] : offsets[unit + 1]].tolist()),
+                )
             picks.append(pick)
             begin, end = int(offsets[pick.unit]), int(offsets[pick.unit + 1])
             open_units[pick.unit] = False

@@ -124,11 +124,13 @@ class SelectedUnit:
 
     squared_distance  exact squared chord from its witness to the units before it; 0.0 for the first
     witness           cluster within the unit, None for the first
+    cluster_squared   the same distance for each of its clusters; empty for the first
     """
 
     unit: int
     squared_distance: float
     witness: int | None
+    cluster_squared: tuple[float, ...]
 
 
 class Ladder:
@@ -303,7 +305,12 @@ class Ladder:
         return [self._as_selected(pick) for pick in picks]
 
     def _as_selected(self, pick: Pick) -> SelectedUnit:
-        return SelectedUnit(unit=self._units[pick.unit], squared_distance=pick.squared, witness=pick.witness)
+        return SelectedUnit(
+            unit=self._units[pick.unit],
+            squared_distance=pick.squared,
+            witness=pick.witness,
+            cluster_squared=pick.row_squared,
+        )
 
     # -- inside --------------------------------------------------------------------------------------------------------
 

@@ -185,6 +185,10 @@ def _pick_json(order: int, frame: PoolFrame, pick: Pick, grid: tuple[int, int]) 
             "patches": [] if pick.witness is None else frame.clusters.patches_of(pick.witness),
             "grid": list(grid),
         },
+        "clusters": {
+            "distances": [round(chord(squared), 4) for squared in pick.row_squared],
+            "patches": frame.clusters.patch_cluster.tolist(),
+        },
     }
 
 

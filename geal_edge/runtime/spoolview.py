@@ -44,6 +44,8 @@ class StoredFrame:
     novelty        chord to everything its level held when it was seen; None for the first frame of a round
     radius         radius in force then; None once only the top level was alive
     patch_cluster  int16 (P,): cluster of each patch in row-major order, -1 = distilled away
+    cluster_distances  chord of each of its clusters to the frames before it in the order; empty for the first and for
+                   frames that are not selected
     """
 
     unit: int
@@ -60,6 +62,7 @@ class StoredFrame:
     bytes: int
     sha256: str
     patch_cluster: npt.NDArray[np.int16]
+    cluster_distances: tuple[float, ...]
 
     @property
     def witness_patches(self) -> list[int]:
@@ -155,6 +158,7 @@ class SpoolView:
                     bytes=size,
                     sha256=digest,
                     patch_cluster=np.frombuffer(patches, "<i2").astype(np.int16),
+                    cluster_distances=tuple(chord(d) for d in pick.cluster_squared) if pick else (),
                 )
             )
         return sorted(frames, key=lambda f: (f.order is None, f.order or 0, f.unit))

@@ -4,6 +4,7 @@ A drawing stretches with its box, so lines do not scale with it, dots are lines 
 label is HTML above the drawing: it stays readable on a phone.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from html import escape
 from itertools import pairwise
@@ -15,6 +16,8 @@ WIDE, HIGH = 1000.0, 300.0
 """The drawings' own units; the box on the page has its own size."""
 OUTSET = 0.12
 """Of a patch: the outline stands around what it points at, not on it."""
+HEAT_STEPS = 5
+HEAT_OPACITY = 0.62
 MANY = 150
 """Dots above which they are drawn smaller."""
 
@@ -22,15 +25,29 @@ MANY = 150
 # -- the region that was new -------------------------------------------------------------------------------------------
 
 
-def region(patches: Iterable[int], grid: tuple[int, int]) -> str:
-    """The witness as an outline over the picture, all else a little darker. Frames are resized to the model's input
-    without keeping their aspect, so the grid stretches over the whole picture."""
-    rows, columns = grid
-    outline = outline_of(patches, grid, outset=OUTSET)
+def region(frame: ShownFrame) -> str:
+    """What was new, over the picture: the witness as an outline, and a heat map of how far each patch's cluster was from
+    all frames before. Frames are resized to the model's input without keeping their aspect, so the grid stretches over
+    the whole picture."""
+    rows, columns = frame.grid
+    outline = outline_of(frame.patches, frame.grid, outset=OUTSET)
     return (
         f'<svg class="region" viewBox="0 0 {columns} {rows}" preserveAspectRatio="none" aria-hidden="true">'
-        f'<path class="dim" d="M-1-1H{columns + 1}V{rows + 1}H-1Z{outline}"/><path class="edge" d="{outline}"/></svg>'
+        f'{_heat_map(frame.heat, columns)}<path class="halo" d="{outline}"/><path class="edge" d="{outline}"/></svg>'
     )
+
+
+def _heat_map(heat: Sequence[float], columns: int) -> str:
+    """The patches in steps of warmth, from half the farthest distance up; the cool half stays as it is."""
+    hottest = max(heat, default=0.0)
+    steps: dict[int, str] = {}
+    for patch, distance in enumerate(heat):
+        step = math.ceil(HEAT_STEPS * (2.0 * distance / hottest - 1.0)) if hottest > 0.0 else 0
+        if step > 0:
+            row, column = divmod(patch, columns)
+            steps[step] = steps.get(step, "") + f"M{column} {row}h1v1h-1z"
+    paths = (f'<path opacity="{HEAT_OPACITY * step / HEAT_STEPS:.2f}" d="{d}"/>' for step, d in sorted(steps.items()))
+    return f'<g class="heat">{"".join(paths)}</g>' if steps else ""
 
 
 def outline_of(patches: Iterable[int], grid: tuple[int, int], *, outset: float = 0.0) -> str:

@@ -1,7 +1,7 @@
 """What a report says, as plain values: read from a spool or from a picks file, with its sentences in the page's words."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -35,6 +35,8 @@ class ShownFrame:
     novelty   chord to what was retained when it was seen; None for the first frame seen, and in picks files
     radius    radius in force then; None where there was none
     patches   row-major indices of the witness on the grid; empty for the first
+    heat      chord of each patch's cluster to the frames before it in that order, 0.0 for patches that were distilled
+              away; empty for the first, and where that is not known
     grid      (rows, columns)
     seen_at   frames seen before it, for the time line; None where it has no place there
     file      its bytes in the spool; None in picks files
@@ -49,6 +51,7 @@ class ShownFrame:
     novelty: float | None
     radius: float | None
     patches: tuple[int, ...]
+    heat: tuple[float, ...]
     grid: tuple[int, int]
     seen_at: float | None
     file: Path | None
@@ -195,11 +198,19 @@ def _shown(frame: StoredFrame, grid: tuple[int, int], seen_at: float | None) -> 
         novelty=frame.novelty,
         radius=frame.radius,
         patches=tuple(frame.witness_patches),
+        heat=_heat(frame.cluster_distances, frame.patch_cluster.tolist()),
         grid=grid,
         seen_at=seen_at,
         file=frame.file,
         sha256=frame.sha256,
     )
+
+
+def _heat(distances: Sequence[float], patch_cluster: Sequence[int]) -> tuple[float, ...]:
+    """A chord per cluster becomes a chord per patch. Raises ValueError where a patch names a cluster that is not there."""
+    if distances and max(patch_cluster, default=-1) >= len(distances):
+        raise ValueError(f"a patch of cluster {max(patch_cluster)}, but there are {len(distances)} clusters")
+    return tuple(float(distances[cluster]) if cluster >= 0 else 0.0 for cluster in patch_cluster) if distances else ()
 
 
 def _seen_at(timeline: Timeline, units: Iterable[int]) -> dict[int, float]:
@@ -347,6 +358,7 @@ def _picked(pick: dict[str, Any]) -> ShownFrame:
         novelty=None,
         radius=None,
         patches=patches,
+        heat=_heat(pick["clusters"]["distances"], pick["clusters"]["patches"]),
         grid=(rows, columns),
         seen_at=None,
         file=None,

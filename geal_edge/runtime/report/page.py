@@ -117,8 +117,9 @@ def _made(report: Report) -> Iterator[str]:
 def frames(report: Report, pictures: Iterable[tuple[ShownFrame, Picture]]) -> Iterator[str]:
     """The selected frames, one string each."""
     lede = (
-        "The outline is the knowledge cluster that lay farthest from all frames before; the bar below a picture is that "
-        'distance. <span class="pointer">Point at a picture to see it plain; the arrow keys walk from frame to frame.</span>'
+        "The warmer a region, the farther it lay from all frames before; the outline is the knowledge cluster that lay "
+        "farthest, and the bar below a picture is its distance. "
+        '<span class="pointer">Point at a picture to see it plain; the arrow keys walk from frame to frame.</span>'
     )
     yield _begin("frames", "The frames, in order", lede)
     longest = max((frame.distance or 0.0 for frame in report.selected), default=0.0)
@@ -162,7 +163,7 @@ def _picture(frame: ShownFrame, picture: Picture) -> str:
         f'<div class="picture" style="--ratio:{picture.width / picture.height:.4f}">'
         f'<img src="data:image/jpeg;base64,{data}" width="{picture.width}" height="{picture.height}" loading="lazy" '
         f'decoding="async" alt="{escape(f"{name}, {frame.id}{place}")}">'
-        f"{chart.region(frame.patches, frame.grid) if frame.patches else ''}</div>"
+        f"{chart.region(frame) if frame.patches else ''}</div>"
     )
 
 

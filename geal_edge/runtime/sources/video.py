@@ -4,7 +4,7 @@ Read through OpenCV's FFmpeg backend, front to back and never by a seek (OpenCV'
 versions). What was measured on OpenCV 4.10 and 5.0, on real drives and on damaged copies of them:
 
 Time. After `grab()`, CAP_PROP_POS_MSEC is the presentation time of the frame just grabbed, counted from the start of the
-stream; variable frame rates and B-frames come out right. 4.10 gives a decode time (below zero) where the true time is
+stream; variable frame rates and B-frames come out right. OpenCV 4.10 gives a decode time (below zero) where the true time is
 exactly 0: it is taken as 0. A stamp that does not move forward (one frame of one real drive has such a stamp; files
 without stamps have nothing else) is replaced by the time before it plus one frame at the file's rate.
 
@@ -41,6 +41,7 @@ _FAILURES_AT_THE_END = 1000
 frame up to the next key frame, and those are up to a few hundred apart."""
 
 _HIDDEN_TOLERANCE = 2
+_TURNS = {90: "ROTATE_90_CLOCKWISE", 180: "ROTATE_180", 270: "ROTATE_90_COUNTERCLOCKWISE"}
 _FINGERPRINT_BYTES = 1024 * 1024
 
 
@@ -81,12 +82,15 @@ class VideoSource:
 
     def fingerprint(self) -> str:
         """Size and a digest of both ends: reading all of a long drive would take as long as selecting from it."""
-        with self.path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(0)
-            digest = hashlib.sha256(file.read(_FINGERPRINT_BYTES))
-            file.seek(max(0, size - _FINGERPRINT_BYTES))
-            digest.update(file.read(_FINGERPRINT_BYTES))
+        try:
+            with self.path.open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(0)
+                digest = hashlib.sha256(file.read(_FINGERPRINT_BYTES))
+                file.seek(max(0, size - _FINGERPRINT_BYTES))
+                digest.update(file.read(_FINGERPRINT_BYTES))
+        except OSError as error:
+            raise SourceError(f"{self.path}: cannot be read ({error.strerror or error})") from error
         return f"video:{size}:{digest.hexdigest()}"
 
     @property
@@ -138,6 +142,10 @@ class VideoSource:
             if not done or picture is None or picture.ndim != 3:
                 return None
             image: Image = self._cv2.cvtColor(picture, self._cv2.COLOR_BGR2RGB)
+            # Turned by us and not by OpenCV: 4.11 alone leaves that out unless told to.
+            turn = _TURNS.get(round(capture.get(self._cv2.CAP_PROP_ORIENTATION_META)))
+            if turn is not None:
+                image = self._cv2.rotate(image, getattr(self._cv2, turn))
         except self._cv2.error:
             return None
         return image
@@ -166,8 +174,13 @@ class VideoSource:
                 f"{path}: this OpenCV ({self._cv2.__version__}) was built without FFmpeg and reads no video files. "
                 "`pip install 'geal-edge[cpu]'` brings one that does"
             )
-        capture = self._cv2.VideoCapture(os.fspath(path), self._cv2.CAP_FFMPEG)
+        if self.spec != os.fsencode(self.spec).decode("utf-8", "ignore"):
+            # OpenCV would not raise an error but end the process.
+            raise SourceError(f"{own_name(path)}: OpenCV opens no path that is not UTF-8. Rename it")
+        # The absolute path: FFmpeg would take a relative one like `concat:a.mp4` for an address.
+        capture = self._cv2.VideoCapture(self.spec, self._cv2.CAP_FFMPEG)
         if capture.isOpened():
+            capture.set(self._cv2.CAP_PROP_ORIENTATION_AUTO, 0)
             return capture
         capture.release()
         if head[4:8] == b"ftyp" and read_moov(path) is None:
