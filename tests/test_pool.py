@@ -40,7 +40,7 @@ def test_the_picks_file_has_the_documented_fields_and_reads_back(encoder, tiny_b
     assert read["lost"] == {"empty": 1}
     assert [p["order"] for p in read["picks"]] == [1, 2, 3, 4]
     assert set(read["picks"][0]) == {
-        "order", "unit", "id", "sha256", "source", "frame_index", "capture_time_ns", "distance", "witness",
+        "order", "unit", "id", "sha256", "source", "frame_index", "capture_time_ns", "distance", "witness", "clusters",
     }  # fmt: skip
     first, *rest = read["picks"]
     assert first["distance"] == 0.0
