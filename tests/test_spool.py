@@ -109,7 +109,7 @@ def operations(tmp_path, monkeypatch, stream):
 
 def test_dying_at_any_operation_and_going_on_gives_the_uninterrupted_result(tmp_path, monkeypatch):
     """Every operation of a whole short drive: appends, evictions, deaths of levels, opening, creating, closing."""
-    stream = drive_stream(2, 8) + adversarial_stream(1, 14, dim=16)
+    stream = drive_stream(2, 3) + adversarial_stream(1, 9, dim=16)
     fill(tmp_path / "whole", stream)
     expected = summary(tmp_path / "whole")
     assert expected[1][0]["evicted"] > 0  # otherwise the drive would not show what it should
@@ -180,6 +180,51 @@ def test_a_frame_file_that_is_gone_or_altered_is_found(tmp_path):
     fill(path, [])  # a writer goes on, and says so
     with open_view(path) as view:
         assert [e["file"] for e in view.events() if e["name"] == "frame_file_missing"] == [first.name]
+
+
+def test_a_check_beside_a_running_writer_does_not_take_its_evictions_for_damage(tmp_path):
+    path, stream = tmp_path / "s", drive_stream(2, 60)
+    with Spool(path, settings(), monotonic=Clock()) as spool:
+        ladder = spool.ladder()
+        spool.begin_source(MemorySource())
+        for index, clusters in enumerate(stream[:20]):
+            judge(spool, ladder, frame(index), clusters)
+        with open_view(path) as view:
+            before = set(ladder.retained)
+            view.counts()  # the view stands on this state ...
+            for index, clusters in enumerate(stream[20:], start=20):
+                judge(spool, ladder, frame(index), clusters)
+            assert before - set(ladder.retained)  # ... of which some are gone by now
+            assert [p for p in view.check() if not p.harmless] == []
+
+
+def test_a_frames_folder_that_is_gone_is_damage_and_no_traceback(tmp_path):
+    path = tmp_path / "s"
+    fill(path, random_stream(0, 10))
+    shutil.rmtree(path / "frames")
+    with open_view(path) as view:
+        assert {p.kind for p in view.check()} == {"missing"}
+
+
+def test_an_error_in_the_middle_of_an_append_leaves_the_frame_to_be_judged_again(tmp_path, monkeypatch):
+    path, stream = tmp_path / "s", random_stream(0, 6)
+    fill(tmp_path / "whole", stream)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), Spool(path, settings(), monotonic=Clock()) as spool:
+        ladder = spool.ladder()
+        spool.begin_source(MemorySource())
+        judge(spool, ladder, frame(0), stream[0])
+        monkeypatch.setattr(os, "replace", interrupted)
+        judge(spool, ladder, frame(1), stream[1])
+    monkeypatch.undo()
+    with Spool(path, settings(), monotonic=Clock()) as spool:
+        cursor = spool.begin_source(MemorySource()).cursor
+    assert cursor == 0
+    fill(path, stream, first=cursor + 1)
+    assert summary(path) == summary(tmp_path / "whole")
 
 
 def test_counters_that_do_not_add_up_are_found(tmp_path):

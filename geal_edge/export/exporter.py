@@ -1,6 +1,7 @@
 """A checkpoint becomes a bundle: graph, check against float64, reference frames, manifest. Nothing is written that failed."""
 
 import io
+import os
 import shutil
 import tempfile
 import zipfile
@@ -63,6 +64,7 @@ def export_bundle(
     Raises ParityError where the graph computes something else than the weights say; UsageError, BundleError or
     StorageError where the bundle cannot be made.
     """
+    out = Path(os.path.abspath(out))  # "." has no name to put a bundle beside
     require_free_place(out)
     weights.geometry.grid(options.width, options.height)  # a wrong size should not cost a minute first
     frames, origin = reference_frames(check, options)

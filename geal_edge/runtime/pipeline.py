@@ -103,7 +103,8 @@ def run(
                 skipped.append(source.name)
                 continue
             warn_of_aspect(source, encoder.bundle, watch)
-            watch.begin(source.name, source.frame_count)
+            # How many are left of a source that was begun before depends on its rate; the count alone is true.
+            watch.begin(source.name, source.frame_count if state.cursor < 0 else None)
             stream(
                 source,
                 after=state.cursor,

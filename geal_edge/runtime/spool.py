@@ -52,6 +52,7 @@ import geal_edge
 from geal_edge.errors import (
     FeatureSpaceMismatch,
     FrameError,
+    Interrupted,
     SourceClash,
     SpoolDamaged,
     SpoolError,
@@ -130,7 +131,10 @@ class SourceState:
 
 
 class Spool:
-    """The one writer of a spool. Use it as a context manager: leaving flushes, whatever ended the block.
+    """The one writer of a spool. Use it as a context manager.
+
+    Leaving it flushes, unless an error ended the block: then what was stored last stands, and a recorded source shows the
+    frames after it again.
 
     Raises SpoolLocked, SpoolMismatch, FeatureSpaceMismatch, SpoolDamaged, SpoolError or StorageError when it is opened.
     `monotonic` (seconds) paces the flushes; `wall_ns` is recorded and never trusted.
@@ -171,7 +175,8 @@ class Spool:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with self._resources:
-            if not isinstance(error, StorageError | SpoolDamaged):
+            # Anything else may have come in the middle of an append, with a frame counted whose decision is not stored.
+            if error is None or isinstance(error, Interrupted):
                 self.flush()
 
     def _create_or_match(self) -> None:

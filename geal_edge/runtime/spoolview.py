@@ -237,8 +237,8 @@ class SpoolView:
             if line != "ok"
         ]
         problems += self._check_counts()
-        problems += self._check_files()
         problems += self._check_levels()
+        problems += self._check_files()
         return problems
 
     def _check_counts(self) -> Iterator[Problem]:
@@ -256,35 +256,40 @@ class SpoolView:
             )
 
     def _check_files(self) -> Iterator[Problem]:
-        named: set[str] = set()
         rows = self._db.execute(
             "SELECT state, file, bytes, sha256, id FROM frames JOIN units USING (unit) WHERE file IS NOT NULL"
-        )
+        ).fetchall()
         for state, file, size, digest, id_ in rows:
-            named.add(file)
-            path = self.path / FRAMES / file
-            if state == "evicted":
-                if path.exists():
-                    yield Problem(
-                        kind="tombstone",
-                        detail=f"{file}: evicted, removal not finished (the next run does)",
-                        harmless=True,
-                    )
-                continue
-            try:
-                data = path.read_bytes()
-            except OSError as error:
-                yield Problem(
-                    kind="missing", detail=f"{file}: the retained frame {id_} cannot be read ({error.strerror})"
-                )
-                continue
-            if len(data) != size or sha256(data).hexdigest() != digest:
-                yield Problem(kind="altered", detail=f"{file}: the bytes are not those that were stored for {id_}")
-        for entry in sorted((self.path / FRAMES).iterdir()):
-            if entry.name not in named:
-                own = OWN_FILE.fullmatch(entry.name) is not None
+            problem = self._check_file(state, file, size, digest, id_)
+            # A running writer may have evicted it since: what counts is what its row says now.
+            if problem is not None and self._state_now(file) == state:
+                yield problem
+        folder, named = self.path / FRAMES, {row[1] for row in rows}
+        for name in sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else ():
+            if name not in named and self._state_now(name) is None:
+                own = OWN_FILE.fullmatch(name) is not None
                 what = "no row names it (the next run removes it)" if own else "not ours, never touched"
-                yield Problem(kind="orphan" if own else "foreign", detail=f"{entry.name}: {what}", harmless=True)
+                yield Problem(kind="orphan" if own else "foreign", detail=f"{name}: {what}", harmless=True)
+
+    def _check_file(self, state: str, file: str, size: int, digest: str, id_: str) -> Problem | None:
+        path = self.path / FRAMES / file
+        if state == "evicted":
+            unfinished = f"{file}: evicted, removal not finished (the next run does)"
+            return Problem(kind="tombstone", detail=unfinished, harmless=True) if path.exists() else None
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            return Problem(kind="missing", detail=f"{file}: the retained frame {id_} cannot be read ({error.strerror})")
+        if len(data) != size or sha256(data).hexdigest() != digest:
+            return Problem(kind="altered", detail=f"{file}: the bytes are not those that were stored for {id_}")
+        return None
+
+    def _state_now(self, file: str) -> str | None:
+        """The state of the unit that owns a file, as committed now and not when this view was opened; None: no unit does."""
+        self._db.execute("COMMIT")
+        self._db.execute("BEGIN")
+        row = self._db.execute("SELECT state FROM frames JOIN units USING (unit) WHERE file = ?", (file,)).fetchone()
+        return None if row is None else str(row[0])
 
     def _check_levels(self) -> Iterator[Problem]:
         ladder = self.ladder()
