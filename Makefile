@@ -69,7 +69,7 @@ test-drives: venv
 # The files name no index and no address. To raise a pin, delete its lines (or the file) first.
 LOCK = UV_PYTHON_DOWNLOADS=never UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile pyproject.toml --quiet \
 	--universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-emit-find-links \
-	--extra export --extra cpu --extra test
+	--extra export --extra cpu --extra bags --extra test
 lock: venv
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check "uv>=0.9"
 	$(LOCK) --extra dev --output-file requirements/test.txt

@@ -1,7 +1,7 @@
 """What the user can choose, as frozen values. Defaults stand here and nowhere else."""
 
 from dataclasses import asdict, dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 from geal_edge.errors import UsageError
 
@@ -9,6 +9,10 @@ Metric: TypeAlias = Literal["cosine", "euclidean"]
 RatioRule: TypeAlias = Literal["reach", "paper"]
 KMeansStart: TypeAlias = Literal["farthest", "random"]
 ResizeFilter: TypeAlias = Literal["pil_bicubic", "area"]
+Preset: TypeAlias = Literal["geal", "freesel", "pet"]
+Strategy: TypeAlias = Literal["geal", "random", "uniform", "every-nth", "coreset-cosine", "coreset-euclidean"]
+Sampling: TypeAlias = Literal["farthest", "probability"]
+Reduction: TypeAlias = Literal["max", "mean"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -58,5 +62,57 @@ class ClusterConfig:
         return asdict(self)
 
 
-PRESETS = {"geal": ClusterConfig()}
-"""Named settings. `geal` is the paper's: tau 0.5, K = 25, cosine."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelectionConfig:
+    """How a pool's frames are ordered: what `select` can choose beside the clusters.
+
+    strategy   "geal" is the method; the others are what it is measured against (runtime/baselines.py)
+    metric     of the selection: "cosine" over unit rows, exact on every machine; "euclidean" over raw fp32 rows, which is not
+    sampling   "farthest" (GEAL), or "probability" by squared distance (FreeSel)
+    reduction  a frame's novelty is the "max" (Eq. 4) or the "mean" (Eq. 5) over its clusters; for "farthest" alone
+    """
+
+    strategy: Strategy = "geal"
+    metric: Metric = "cosine"
+    sampling: Sampling = "farthest"
+    reduction: Reduction = "max"
+
+    def __post_init__(self) -> None:
+        for name, value, allowed in (
+            ("strategy", self.strategy, get_args(Strategy)),
+            ("metric", self.metric, get_args(Metric)),
+            ("sampling", self.sampling, get_args(Sampling)),
+            ("reduction", self.reduction, get_args(Reduction)),
+        ):
+            if value not in allowed:
+                raise UsageError(f"{name} = {value!r}: must be one of {', '.join(allowed)}")
+        if self.sampling == "probability" and self.reduction == "mean":
+            raise UsageError(
+                "reduction = 'mean': goes with sampling = 'farthest' (the paper's Eq. 5); a draw is over single clusters"
+            )
+        knobs = (self.metric, self.sampling, self.reduction)
+        if self.strategy != "geal" and knobs != ("cosine", "farthest", "max"):
+            raise UsageError(
+                f"strategy = {self.strategy!r}: takes no metric, sampling or reduction; those belong to 'geal'"
+            )
+
+
+PRESETS: dict[str, ClusterConfig] = {
+    "geal": ClusterConfig(),
+    "freesel": ClusterConfig(clusters_per_frame=5, kmeans_metric="euclidean"),
+    "pet": ClusterConfig(clusters_per_frame=1),
+}
+"""Named recipes of clusters.
+
+geal     the GEAL paper's (C.2 to C.4): tau 0.5, K = 25, cosine
+freesel  FreeSel's later defaults: tau 0.5, K = 5, K-Means euclidean; the start stays the deterministic one
+pet      the paper's for image classification, on Oxford-IIIT Pet (C.5): tau 0.5, K = 1, so that a frame is the plain mean of
+         its distilled tokens (the authors' CIFAR code normalises the tokens first; the paper does not say so)
+"""
+
+SELECTIONS: dict[str, SelectionConfig] = {
+    "geal": SelectionConfig(),
+    "freesel": SelectionConfig(sampling="probability"),
+    "pet": SelectionConfig(),
+}
+"""How each preset selects: distances are cosine in all of them."""

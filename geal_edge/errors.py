@@ -6,6 +6,7 @@
     |- WeightsError                      4   a checkpoint cannot be read
     |  |- UnsafeCheckpoint               5   ... because it asks to run code
     |  |- WeightsMismatch                6   ... because its tensors are not those of a DINO ViT
+    |  |- DownloadError                 19   ... because it is not here and could not be fetched
     |- BundleError                       7   a bundle is absent, damaged, or not what its manifest says
     |- ParityError                       8   an exported graph does not compute what the weights say
     |- SourceError                       9   a source cannot be opened, or holds no frame at all
@@ -59,6 +60,12 @@ class WeightsMismatch(WeightsError):
     """A checkpoint can be read, but its tensors are not exactly those of a DINO ViT."""
 
     exit_code = 6
+
+
+class DownloadError(WeightsError):
+    """Weights that have a name are not in the cache and could not be fetched; the message holds the exact addresses."""
+
+    exit_code = 19
 
 
 class BundleError(GealEdgeError):

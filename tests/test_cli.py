@@ -1,3 +1,4 @@
+import gc
 import json
 import os
 import shutil
@@ -5,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,9 +15,12 @@ from typer.main import get_command
 from geal_edge.cli.app import app, main
 from geal_edge.cli.export import parse_size, parse_triple
 from geal_edge.errors import UsageError
+from geal_edge.models.named import NAMED
 from geal_edge.runtime.frame import usable
 from geal_edge.runtime.imagefile import encode
 from geal_edge.runtime.sources import open_source
+from tests.tiny import tiny_weights
+from tests.web import safetensors_bytes, site
 
 DRIVE = "drawn:1:60"
 
@@ -127,6 +132,72 @@ def test_export_writes_a_bundle_and_says_its_size_in_words(cli, tmp_path):
     assert "UNTRAINED" in error
 
 
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A hub on loopback, with the tiny weights under the default model's name; what lies outside meets a closed proxy."""
+    weights = tiny_weights()
+    model = replace(NAMED["dino_vits16"], geometry=weights.geometry)
+    monkeypatch.setitem(NAMED, "dino_vits16", model)
+    with site() as server:
+        server.files[model.hub_url("")] = safetensors_bytes(weights.tensors)
+        for name, value in {
+            "HF_ENDPOINT": server.url,
+            "HF_HOME": str(tmp_path / "hf"),
+            "https_proxy": server.url,
+            "HTTPS_PROXY": server.url,
+            "no_proxy": "127.0.0.1",
+            "NO_PROXY": "127.0.0.1",
+        }.items():
+            monkeypatch.setenv(name, value)
+        for name in ("HF_HUB_OFFLINE", "HF_HUB_CACHE"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.chdir(tmp_path)
+        yield server
+
+
+def test_export_without_an_argument_fetches_dino_and_says_first_where_the_bundle_goes(cli, hub, tmp_path):
+    code, out, error = cli("export")
+    assert code == 0, error
+    assert out.startswith("dino_vits16 -> dino_vits16-224x224, input 224 wide x 224 high\n")
+    assert "dino_vits16 (file sha256 " in out
+    assert "UNTRAINED" not in error
+    manifest = json.loads((tmp_path / "dino_vits16-224x224" / "manifest.json").read_text())
+    assert manifest["weights"]["digest"] == tiny_weights().digest
+    assert manifest["weights"]["untrained"] is False
+
+    code, out, error = cli("export", "--offline", "--size", "64x32")
+    assert code == 0, error
+    assert (tmp_path / "dino_vits16-64x32").is_dir()
+    assert len(hub.asked) == 1
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Python 3.10 forgets a refused tunnel
+def test_export_without_a_way_out_names_both_addresses_and_the_next_command(cli, hub):
+    official = NAMED["dino_vits16"].official_url
+    hub.files.clear()
+    code, out, error = cli("export", "--out", "b")
+    assert code == 19
+    assert out == "dino_vits16 -> b, input 224 wide x 224 high\n"
+    assert f"{hub.url}/timm/vit_small_patch16_224.dino/resolve/main/model.safetensors: no such file there" in error
+    assert f"{official}: cannot be reached" in error
+    assert error.rstrip().endswith("geal-edge export --weights FILE")
+    assert [path for path, _ in hub.asked][-1] == "dl.fbaipublicfiles.com:443"
+    gc.collect()
+    for words in (["--offline"], ["-q", "--offline", "-w", "dino_vitb8"]):
+        code, _, error = cli("export", *words)
+        assert code == 19
+        assert "--weights FILE" in error
+    assert len(hub.asked) == 2
+
+
+def test_export_fetches_nothing_for_a_place_that_is_taken(cli, hub, tmp_path):
+    (tmp_path / "notes.txt").touch()
+    code, _, error = cli("export", "--out", "notes.txt")
+    assert code == 7
+    assert "notes.txt" in error
+    assert hub.asked == []
+
+
 @pytest.mark.parametrize(
     ("words", "code", "sentence"),
     [
@@ -136,6 +207,8 @@ def test_export_writes_a_bundle_and_says_its_size_in_words(cli, tmp_path):
         (["run", DRIVE, "-b", "B", "-s", "BAD", "--budget", "5"], 13, "not a spool"),
         (["select", DRIVE, DRIVE, "-b", "B", "-n", "5"], 10, "Rename"),
         (["export", "-w", "nothing.pth", "-o", "O"], 4, "nothing.pth"),
+        (["export", "-w", "dino_vits61", "-o", "O"], 4, "dino_vits16"),
+        (["export", "-w", "untrained:0", "-o", "O", "--sha256", "12"], 2, "64 hexadecimal digits"),
         (["export", "-w", "untrained:0", "-o", "O", "--size", "big"], 2, "WIDTHxHEIGHT"),
         (["export", "-w", "untrained:0", "-o", "O", "--size", "100x100"], 2, "96x96"),
         (["export", "-w", "untrained:0", "-o", "O", "--mean", "1,2"], 2, "--mean"),
@@ -159,7 +232,7 @@ def test_a_users_mistake_is_one_line_and_an_exit_code(cli, tiny_bundle, tmp_path
 def test_every_command_has_an_example_and_a_place_in_the_help(cli):
     group: Any = get_command(app)
     assert set(group.commands) == {
-        "export", "inspect", "select", "report", "run", "status", "list", "check", "demo",
+        "export", "inspect", "select", "report", "extract", "run", "status", "list", "check", "demo",
     }  # fmt: skip
     for name, command in group.commands.items():
         assert f"geal-edge {name}" in command.help, name

@@ -7,7 +7,14 @@ from geal_edge.errors import UsageError
 from geal_edge.runtime import kcenter
 from geal_edge.runtime.clusters import unit_rows
 from geal_edge.runtime.distance import squared_distances
-from geal_edge.runtime.kcenter import draw_first, k_center_greedy, offsets_of
+from geal_edge.runtime.kcenter import (
+    draw_first,
+    k_center_by_mean,
+    k_center_greedy,
+    offsets_of,
+    sample_by_distance,
+    trace,
+)
 
 
 def naive(units: list[np.ndarray], budget: int, first: int) -> list[tuple[int, float]]:
@@ -125,3 +132,100 @@ def test_a_budget_below_one_is_refused_and_an_empty_pool_gives_nothing():
     with pytest.raises(UsageError, match="at least 1"):
         greedy(ragged_units(0, 3), 0)
     assert k_center_greedy(np.empty((0, 4), np.float16), np.zeros(1, np.intp), 3, first=0) == []
+
+
+def raw_units(seed: int, count: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return [(9 * rng.normal(size=(rng.integers(1, 5), 8))).astype(np.float32) for _ in range(count)]
+
+
+def euclid(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return np.linalg.norm(x[:, None].astype(np.float64) - y, axis=2)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_known_rows_are_covered_before_the_first_pick(seed):
+    units, known = ragged_units(seed, 12), ragged_units(seed + 100, 4)
+    # The naive loop, with all that is known as one unit that was picked first.
+    expected = naive([np.concatenate(known), *units], 9, first=0)
+    picks = greedy(units, 8, first=None, known=np.concatenate(known))
+    assert [(p.unit + 1, p.squared) for p in picks] == expected[1:]
+    assert all(p.witness is not None and p.row_squared for p in picks)
+    begun = greedy(units, 8, first=3, known=np.concatenate(known))
+    assert (begun[0].unit, begun[0].squared) == (3, squared_distances(units[3], np.concatenate(known)).min(1).max())
+
+
+def test_many_known_rows_are_taken_block_by_block(monkeypatch):
+    units, known = ragged_units(1, 30), np.concatenate(ragged_units(2, 20))
+    whole = greedy(units, 9, first=None, known=known)
+    monkeypatch.setattr(kcenter, "BLOCK_CENTRES", 3)
+    assert greedy(units, 9, first=None, known=known) == whole
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_euclidean_metric_measures_raw_rows(seed):
+    units = raw_units(seed, 12)
+    picks = greedy(units, 12, first=2, metric="euclidean")
+    for i, pick in enumerate(picks[1:], start=1):
+        known = np.concatenate([units[p.unit] for p in picks[:i]])
+        left = [u for u in range(12) if u not in {p.unit for p in picks[:i]}]
+        assert pick.unit == max(left, key=lambda u: euclid(units[u], known).min(1).max())
+        assert np.sqrt(pick.squared) == pytest.approx(euclid(units[pick.unit], known).min(1).max())
+    copies = greedy([units[0], units[1], units[0]], 3, metric="euclidean")
+    assert (copies[-1].unit, copies[-1].squared, copies[-1].witness) == (2, 0.0, None)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_by_the_mean_each_pick_has_the_largest_mean_distance(seed, metric):
+    units = ragged_units(seed, 12) if metric == "cosine" else raw_units(seed, 12)
+    picks = k_center_by_mean(np.concatenate(units), offsets_of(units), 12, first=5, metric=metric)
+    distance = squared_distances if metric == "cosine" else euclid
+    assert picks[0].unit == 5
+    for i, pick in enumerate(picks[1:], start=1):
+        known = np.concatenate([units[p.unit] for p in picks[:i]])
+        left = [u for u in range(12) if u not in {p.unit for p in picks[:i]}]
+        assert pick.unit == max(left, key=lambda u: distance(units[u], known).min(1).mean())
+        assert pick.witness == distance(units[pick.unit], known).min(1).argmax()
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_sampling_draws_units_by_the_squared_distance_of_their_rows(metric):
+    units = ragged_units(7, 5) if metric == "cosine" else raw_units(7, 5)
+    rows = np.concatenate(units)
+    drawn = [
+        sample_by_distance(rows, offsets_of(units), 2, first=0, seed=seed, metric=metric)[1].unit
+        for seed in range(4000)
+    ]
+    # FreeSel: p ~ d^2 over clusters, d = 1-cos or Euclid; chi-square over units 1 to 4, 3 degrees of freedom.
+    distance = (lambda x: squared_distances(x, units[0]) / 2) if metric == "cosine" else (lambda x: euclid(x, units[0]))
+    weight = np.array([(distance(x).min(1) ** 2).sum() for x in units[1:]])
+    expected = 4000 * weight / weight.sum()
+    assert (((np.bincount(drawn, minlength=5)[1:] - expected) ** 2) / expected).sum() < 16.3  # p = 0.001
+
+
+def test_sampling_picks_each_unit_once_and_copies_last_and_the_same_again():
+    units = [*ragged_units(8, 6), *ragged_units(8, 2)]
+    picks = sample_by_distance(np.concatenate(units), offsets_of(units), 20, first=3, seed=1)
+    assert sorted(p.unit for p in picks) == list(range(8))
+    assert [p.squared for p in picks[-2:]] == [0.0, 0.0]
+    assert all(p.squared == p.row_squared[p.witness] > 0 for p in picks[1:6])
+    assert picks == sample_by_distance(np.concatenate(units), offsets_of(units), 20, first=3, seed=1)
+    assert picks != sample_by_distance(np.concatenate(units), offsets_of(units), 20, first=3, seed=2)
+    nothing_known = sample_by_distance(np.concatenate(units), offsets_of(units), 1, first=None, seed=1)
+    assert nothing_known[0].unit == 0
+
+
+def test_only_units_that_may_be_picked_are():
+    units = ragged_units(9, 8)
+    for method in (k_center_by_mean, lambda *a, **k: sample_by_distance(*a, seed=0, **k)):
+        picks = method(np.concatenate(units), offsets_of(units), 9, first=2, units=[2, 5, 6])
+        assert {p.unit for p in picks} == {2, 5, 6}
+
+
+def test_a_traced_order_tells_the_distances_of_that_order():
+    units = ragged_units(10, 8)
+    picks = greedy(units, 8)
+    assert trace(np.concatenate(units), offsets_of(units), [p.unit for p in picks]) == picks
+    backwards = trace(np.concatenate(units), offsets_of(units), [7, 6, 5])
+    assert backwards[2].squared == squared_distances(units[5], np.concatenate([units[7], units[6]])).min(1).max()

@@ -21,7 +21,19 @@ PACKAGE = ROOT / "geal_edge"
 LAYERS = ("cli", "export", "runtime", "models")
 """Each folder may import itself and what stands to its right; errors.py and config.py are below all of them."""
 
-HEAVY = ("PIL", "cv2", "huggingface_hub", "onnx", "onnxruntime", "safetensors", "scipy", "sklearn", "torch")
+HEAVY = (
+    "PIL",
+    "cv2",
+    "huggingface_hub",
+    "lz4",
+    "mcap",
+    "onnx",
+    "onnxruntime",
+    "safetensors",
+    "scipy",
+    "sklearn",
+    "torch",
+)
 """Packages that only an extra brings, or that cost a vehicle seconds and memory to import."""
 
 

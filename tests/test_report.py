@@ -19,6 +19,7 @@ from PIL import Image as Pillow
 
 from geal_edge.errors import FrameError, MissingDependency, SpoolError, StorageError, UsageError
 from geal_edge.runtime import report as report_module
+from geal_edge.runtime import selection
 from geal_edge.runtime.clusters import KnowledgeClusters
 from geal_edge.runtime.frame import Frame, Image, LostFrame
 from geal_edge.runtime.ladder import Certificate
@@ -479,7 +480,7 @@ def test_a_source_is_read_once_and_not_beyond_its_last_pick(tmp_path: Path, monk
                 decoded.append(frame.frame_index)
                 yield frame
 
-    monkeypatch.setattr(pictures, "open_source", lambda spec, name, fps: Watched(pictures_of(100), name=name))
+    monkeypatch.setattr(selection, "open_source", lambda spec, name, fps: Watched(pictures_of(100), name=name))
     summary = write_report(picks_file(tmp_path / "picks.json", spec="any", picks=PICKS), tmp_path / "page.html")
 
     assert summary.missing_images == 0

@@ -1,7 +1,6 @@
 """The one loader: every format gives the same weights, every wrong file gives one clear sentence."""
 
 import io
-import json
 import os
 import struct
 import sys
@@ -22,9 +21,10 @@ from geal_edge.errors import (
     WeightsMismatch,
 )
 from geal_edge.models.checkpoint import open_checkpoint
-from geal_edge.models.vit import VIT_S16, Geometry
+from geal_edge.models.vit import LAYER_NORM_EPS, VIT_S16, Geometry
 from geal_edge.models.weights import load_weights, untrained, weights_digest
 from tests.torch_files import Call, Global, Tensor, legacy_file, zip_file
+from tests.web import safetensors_bytes
 
 TINY = Geometry(patch_size=4, embed_dim=64, depth=2, mlp_dim=128, trained_grid=(2, 2))
 WEIGHTS = untrained(1, TINY)
@@ -36,21 +36,38 @@ def as_bfloat16(array):
     return ((array.view(np.uint32) + np.uint32(0x8000)) >> np.uint32(16)).astype(np.uint16)
 
 
-def safetensors_bytes(tensors):
-    """A .safetensors file, from its specification: length of the header, JSON header, bytes; uint16 stands for BF16."""
-    types = {"float32": "F32", "float16": "F16", "float64": "F64", "uint16": "BF16", "int64": "I64"}
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    body = b""
+def as_hugging_face(tensors, prefix=""):
+    """The same numbers as `transformers` saves a ViTModel, or with `prefix` inside a ViTForImageClassification."""
+    parts = {
+        "norm1": "layernorm_before",
+        "attn.proj": "attention.output.dense",
+        "norm2": "layernorm_after",
+        "mlp.fc1": "intermediate.dense",
+        "mlp.fc2": "output.dense",
+    }
+    outside = {
+        "cls_token": "embeddings.cls_token",
+        "pos_embed": "embeddings.position_embeddings",
+        "patch_embed.proj.weight": "embeddings.patch_embeddings.projection.weight",
+        "patch_embed.proj.bias": "embeddings.patch_embeddings.projection.bias",
+        "norm.weight": "layernorm.weight",
+        "norm.bias": "layernorm.bias",
+    }
+    theirs = {}
     for name, array in tensors.items():
-        raw = np.ascontiguousarray(array).tobytes()
-        header[name] = {
-            "dtype": types[array.dtype.name],
-            "shape": list(array.shape),
-            "data_offsets": [len(body), len(body) + len(raw)],
-        }
-        body += raw
-    text = json.dumps(header).encode()
-    return struct.pack("<Q", len(text)) + text + body
+        if name in outside:
+            theirs[prefix + outside[name]] = array
+            continue
+        _, block, inside = name.split(".", 2)
+        part, kind = inside.rsplit(".", 1)
+        layer = f"{prefix}encoder.layer.{block}"
+        if part == "attn.qkv":
+            d = len(array) // 3
+            for i, which in enumerate(("query", "key", "value")):
+                theirs[f"{layer}.attention.attention.{which}.{kind}"] = array[i * d : (i + 1) * d]
+        else:
+            theirs[f"{layer}.{parts[part]}.{kind}"] = array
+    return theirs
 
 
 @pytest.fixture
@@ -287,14 +304,6 @@ def test_blocks_with_a_gap_are_refused_not_renumbered(load):
         load(zip_file(gap))
 
 
-@pytest.mark.parametrize("prefix", ["", "vit."])
-def test_hugging_faces_names_are_recognised(load, prefix):
-    names = ["embeddings.cls_token", "encoder.layer.0.attention.attention.query.weight", "layernorm.weight"]
-
-    with pytest.raises(WeightsMismatch, match=r"Hugging Face's ViTModel.*timm's tensor names"):
-        load(safetensors_bytes({prefix + name: np.zeros(64, np.float32) for name in names}))
-
-
 def test_a_name_given_twice_by_its_prefixes_is_refused(load):
     with pytest.raises(WeightsMismatch, match=r"two tensors are both 'norm\.bias'"):
         load(zip_file({**WEIGHTS.tensors, "backbone.norm.bias": WEIGHTS.tensors["norm.bias"]}))
@@ -334,6 +343,89 @@ def test_a_tensor_that_is_not_finite_is_named(load, value):
 
     with pytest.raises(WeightsError, match=r"blocks\.1\.norm2\.bias.*not finite"):
         load(safetensors_bytes(tensors))
+
+
+# Hugging Face's names.
+
+
+@pytest.mark.parametrize("file", [safetensors_bytes, zip_file, legacy_file])
+@pytest.mark.parametrize("prefix", ["", "vit."])
+def test_hugging_faces_names_give_the_same_weights(load, file, prefix):
+    weights = load(file(as_hugging_face(WEIGHTS.tensors, prefix)), name="pytorch_model.bin")
+
+    assert weights.digest == WEIGHTS.digest
+    assert weights.geometry == TINY
+    assert weights.dropped == ()
+    for name, array in weights.tensors.items():
+        assert array.dtype == np.float32
+        assert array.flags.c_contiguous
+        assert np.array_equal(array, WEIGHTS.tensors[name])
+
+
+def test_a_vit_small_has_198_tensors_in_hugging_faces_way(load):
+    """facebook/dino-vits16: 150, and two more for each of 24 joined ones."""
+    small = untrained(3, Geometry(patch_size=2, embed_dim=64, depth=12, mlp_dim=64, trained_grid=(1, 1)))
+    theirs = as_hugging_face(small.tensors)
+
+    assert len(theirs) == 198
+    assert load(safetensors_bytes(theirs)).digest == small.digest
+
+
+@pytest.mark.parametrize("prefix", ["", "vit."])
+def test_a_pooler_and_a_classifier_are_dropped_and_named(load, prefix):
+    theirs = as_hugging_face(WEIGHTS.tensors, prefix)
+    theirs |= {f"{prefix}pooler.dense.weight": np.ones((64, 64), np.float32), "classifier.bias": np.ones(7, np.float32)}
+
+    weights = load(safetensors_bytes(theirs))
+    assert weights.dropped == ("classifier.bias", f"{prefix}pooler.dense.weight")
+    assert weights.digest == WEIGHTS.digest
+
+
+def test_a_config_beside_the_file_changes_nothing(load, tmp_path):
+    (tmp_path / "config.json").write_text('{"layer_norm_eps": 1e-12, "num_attention_heads": 7}')
+
+    assert load(safetensors_bytes(as_hugging_face(WEIGHTS.tensors))).digest == WEIGHTS.digest
+    assert LAYER_NORM_EPS == 1e-6
+
+
+def test_what_is_wrong_is_listed_under_hugging_faces_names(load):
+    theirs = as_hugging_face(WEIGHTS.tensors)
+    key = "encoder.layer.1.attention.attention.key.bias"
+    query = "encoder.layer.0.attention.attention.query.weight"
+    del theirs[key]
+    theirs |= {query: np.zeros((65, 64), np.float32), "embeddings.mask_token": np.zeros((1, 1, 64), np.float32)}
+
+    with pytest.raises(WeightsMismatch) as refused:
+        load(safetensors_bytes(theirs))
+    message = str(refused.value)
+    assert f"missing (1): {key}; unexpected (1): embeddings.mask_token; misshapen (1): {query} is" in message
+    assert "Hugging Face's tensor names" in message
+
+
+@pytest.mark.parametrize(
+    "extra, words",
+    [
+        ({"norm.weight": (64,)}, r"unexpected \(1\): norm\.weight"),
+        ({"blocks.0.attn.qkv.bias": (192,)}, r"unexpected \(1\): blocks\.0"),
+        ({"vit.layernorm.bias": (64,)}, r"two tensors are both 'layernorm\.bias'"),
+        ({"encoder.layer.2.output.dense.bias": (64,)}, r"missing \(15\): encoder\.layer\.2"),
+        ({"embeddings.position_embeddings": (1, 6, 64)}, "6 tokens"),
+    ],
+)
+def test_a_mixture_of_names_is_refused(load, extra, words):
+    added = {name: np.zeros(shape, np.float32) for name, shape in extra.items()}
+
+    with pytest.raises(WeightsMismatch, match=words):
+        load(safetensors_bytes(as_hugging_face(WEIGHTS.tensors) | added))
+
+
+def test_another_network_of_hugging_face_is_refused(load):
+    bert = {"bert.embeddings.word_embeddings.weight": np.zeros((9, 8), np.float32)}
+    theirs = {"embeddings.word_embeddings.weight": np.zeros((9, 8), np.float32)}
+
+    for names in (bert, theirs):
+        with pytest.raises(WeightsMismatch, match="not a DINO ViT: it lacks"):
+            load(safetensors_bytes(names))
 
 
 # Wrong files.

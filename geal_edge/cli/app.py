@@ -6,7 +6,7 @@ import sys
 import typer
 
 import geal_edge
-from geal_edge.cli import check, demo, export, inspect, list_, report, run, select, status
+from geal_edge.cli import check, demo, export, extract, inspect, list_, report, run, select, status
 from geal_edge.errors import GealEdgeError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.command("export", rich_help_panel=MODEL)(export.export)
 app.command("inspect", rich_help_panel=MODEL)(inspect.inspect)
 app.command("select", rich_help_panel=CHOOSE)(select.select)
 app.command("report", rich_help_panel=CHOOSE)(report.report)
+app.command("extract", rich_help_panel=CHOOSE)(extract.extract)
 app.command("run", rich_help_panel=VEHICLE)(run.run)
 app.command("status", rich_help_panel=VEHICLE)(status.status)
 app.command("list", rich_help_panel=VEHICLE)(list_.list_selected)

@@ -3,7 +3,7 @@
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -18,11 +18,12 @@ from geal_edge.models.bundle import Bundle
 from geal_edge.runtime.backends.ort import OrtCpu
 from geal_edge.runtime.encoder import Encoder
 from geal_edge.runtime.sources import Source, open_source
+from geal_edge.runtime.sources.bags import BagSource
 
 PROGRESS_AFTER_S = 2.0
 
 Sources: TypeAlias = Annotated[
-    list[str], typer.Argument(metavar="SOURCE...", help="Folders of images, globs, video files, or `drawn:SEED`.")
+    list[str], typer.Argument(metavar="SOURCE...", help="Folders of images, globs, videos, ROS bags, or `drawn:SEED`.")
 ]
 BundleFolder: TypeAlias = Annotated[
     Path, typer.Option("--bundle", "-b", help="Bundle folder, made by `geal-edge export`.")
@@ -34,6 +35,10 @@ Fps: TypeAlias = Annotated[
     float | None,
     typer.Option(help="Look at this many frames per second of a video; the others are not seen at all."),
 ]
+Topics: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--topic", help="Image topic of a ROS bag, by name or glob; again for more. Default: the only one."),
+]
 Name: TypeAlias = Annotated[str | None, typer.Option(help="Name for the source, where its own is taken.")]
 Threads: TypeAlias = Annotated[
     int | None, typer.Option(min=1, help="Threads inside one inference. Default: the CPUs this process may use.")
@@ -42,11 +47,21 @@ Quiet: TypeAlias = Annotated[bool, typer.Option("--quiet", "-q", help="Print not
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print the machine form (docs/formats.md).")]
 
 
-def open_sources(specs: list[str], *, name: str | None, fps: float | None) -> list[Source]:
+def open_sources(
+    specs: list[str], *, name: str | None, fps: float | None, topics: Sequence[str] | None = None
+) -> list[Source]:
     """Open what the command line names. Raises UsageError where one --name is meant for several."""
     if name is not None and len(specs) > 1:
         raise UsageError(f"--name {name}: names one source, but {len(specs)} were given. Run them one at a time.")
-    return [open_source(spec, name=name, fps=fps) for spec in specs]
+    return [open_source(spec, name=name, fps=fps, topics=topics or ()) for spec in specs]
+
+
+def say_notes(sources: Iterable[Source], watch: "Terminal") -> None:
+    """What a person should know of recordings that were cut off, or lack a topic that was asked for."""
+    for source in sources:
+        if isinstance(source, BagSource):
+            for note in source.notes:
+                watch.warn(f"{source.name}: {note}")
 
 
 def open_encoder(bundle: Path, threads: int | None) -> Encoder:

@@ -1,5 +1,6 @@
 """`geal-edge export`: a checkpoint becomes a bundle."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -8,6 +9,8 @@ import typer
 from geal_edge.cli.common import Quiet, Terminal, untrained_note
 from geal_edge.config import IMAGENET_MEAN, IMAGENET_STD, SIZES, ResizeFilter
 from geal_edge.errors import MissingDependency, UsageError
+from geal_edge.models.named import DEFAULT, NAMED, Shelves, obtain_weights
+from geal_edge.models.weights import UNTRAINED
 from geal_edge.runtime.sources import open_source
 
 Triple = tuple[float, float, float]
@@ -15,9 +18,20 @@ Triple = tuple[float, float, float]
 
 def export(
     weights: Annotated[
-        str, typer.Option("--weights", "-w", help="Checkpoint (.safetensors, .pth), or `untrained:SEED`.")
-    ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Bundle folder to write.")],
+        str,
+        typer.Option(
+            "--weights",
+            "-w",
+            help=f"Checkpoint file (.safetensors, .pth, .bin), a name that is fetched ({', '.join(NAMED)}), "
+            "or `untrained:SEED`.",
+        ),
+    ] = DEFAULT,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="Bundle folder to write. Default: named by weights and size, `dino_vits16-224x224`."
+        ),
+    ] = None,
     size: Annotated[str, typer.Option(help=f"Input size, WIDTHxHEIGHT in pixels, or {', '.join(SIZES)}.")] = "voc",
     batch: Annotated[int | None, typer.Option(min=1, help="Fixed batch size. Default: any.")] = None,
     no_cls: Annotated[bool, typer.Option("--no-cls", help="Leave out the `cls_embedding` output.")] = False,
@@ -37,14 +51,24 @@ def export(
     check: Annotated[
         str | None, typer.Option(metavar="SOURCE", help="Take the reference frames from here. Default: drawn ones.")
     ] = None,
+    sha256: Annotated[
+        str | None, typer.Option(metavar="HEX", help="What the checkpoint file must have, fetched or not.")
+    ] = None,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Fetch nothing: named weights must be in the cache (HF_HOME).")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Turn a checkpoint into a bundle: ONNX graph, its check against float64, manifest.
 
-    Example: `geal-edge export --weights dino_deitsmall16_pretrain.pth --size 448x224 --out bundle`
+    Example: `geal-edge export --size 448x224 --out bundle`
+
+    Without a way out: `geal-edge export --weights dino_deitsmall16_pretrain.pth --size 448x224 --out bundle`
     """
-    exporter, load_weights = machinery()
+    exporter, _ = machinery()
     width, height = parse_size(size)
+    out = out or Path(f"{bundle_name(weights)}-{width}x{height}")
+    model = NAMED.get(weights)
     options = exporter.ExportOptions(
         width=width,
         height=height,
@@ -52,13 +76,15 @@ def export(
         cls_embedding=not no_cls,
         tap=tap,
         resize=resize,
-        mean=parse_triple("--mean", mean, IMAGENET_MEAN),
-        std=parse_triple("--std", std, IMAGENET_STD),
+        mean=parse_triple("--mean", mean, model.mean if model else IMAGENET_MEAN),
+        std=parse_triple("--std", std, model.std if model else IMAGENET_STD),
     )
     with Terminal(quiet=quiet) as watch:
+        watch.say(f"{weights} -> {out}, input {width} wide x {height} high")
+        exporter.require_free_place(out)  # before anything is fetched
         source = None if check is None else open_source(check)
-        loaded = load_weights(weights)
-        watch.say(f"{loaded.geometry.name} from {loaded.origin}, input {width} wide x {height} high")
+        loaded = obtain_weights(weights, Shelves.of(os.environ, offline=offline), sha256=sha256, watch=watch)
+        watch.say(f"{loaded.geometry.name} from {loaded.origin}")
         if loaded.dropped:
             watch.warn(f"left out, as no backbone needs it: {', '.join(loaded.dropped)}")
         bundle, parity = exporter.export_bundle(loaded, out, options, check=source, watch=watch)
@@ -66,6 +92,15 @@ def export(
         watch.say(f"bundle {out} ({bundle.digest[:19]}, feature space {bundle.manifest.feature_space})")
         untrained_note(loaded.untrained, watch)
         watch.say(f"\nNext: geal-edge run SOURCE --bundle {out} --spool spool --budget 50")
+
+
+def bundle_name(weights: str) -> str:
+    """The first part of a bundle's name where none was given.
+
+    >>> bundle_name("drives/dino_deitsmall16_pretrain.pth"), bundle_name("untrained:0")
+    ('dino_deitsmall16_pretrain', 'untrained-0')
+    """
+    return weights.replace(":", "-") if weights.startswith(UNTRAINED) else Path(weights).stem or "bundle"
 
 
 def parse_size(text: str) -> tuple[int, int]:

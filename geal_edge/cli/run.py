@@ -14,8 +14,10 @@ from geal_edge.cli.common import (
     Sources,
     Terminal,
     Threads,
+    Topics,
     open_encoder,
     open_sources,
+    say_notes,
     stopping_well,
     untrained_note,
 )
@@ -33,6 +35,7 @@ def run(
     ],
     budget: Annotated[int, typer.Option(min=1, help="Frames to select, in all for this spool.")],
     fps: Fps = None,
+    topic: Topics = None,
     name: Name = None,
     encoding: Annotated[Encoding, typer.Option(help="How frames without file bytes of their own are stored.")] = "jpg",
     again: Annotated[
@@ -45,8 +48,9 @@ def run(
 
     Example: `geal-edge run drive.mp4 --bundle bundle --spool spool --budget 50`
     """
-    opened = open_sources(sources, name=name, fps=fps)
+    opened = open_sources(sources, name=name, fps=fps, topics=topic)
     with Terminal(quiet=quiet) as watch, stopping_well() as stop:
+        say_notes(opened, watch)
         with open_encoder(bundle, threads) as encoder:
             result = pipeline.run(
                 opened,

@@ -171,16 +171,24 @@ def feature_space(manifest: Manifest, clusters: ClusterConfig) -> str:
     """
     # A seed that is never drawn from decides nothing.
     seed = {} if clusters.kmeans_start == "random" else {"kmeans_seed": None}
-    decides = {
+    decides = {**_decides_tokens(manifest), "clusters": {**clusters.as_dict(), **seed}}
+    return "fs-" + hashlib.sha256(canonical_json(decides)).hexdigest()[:16]
+
+
+def token_space(manifest: Manifest) -> str:
+    """`ts-<16 hex>` over the part of the feature space that no recipe decides: what stored features must agree with."""
+    return "ts-" + hashlib.sha256(canonical_json(_decides_tokens(manifest))).hexdigest()[:16]
+
+
+def _decides_tokens(manifest: Manifest) -> dict[str, Any]:
+    return {
         "weights": manifest.weights["digest"],
         "tap": manifest.tap,
         "size": [manifest.width, manifest.height],
         "resize": manifest.resize,
         "mean": list(manifest.mean),
         "std": list(manifest.std),
-        "clusters": {**clusters.as_dict(), **seed},
     }
-    return "fs-" + hashlib.sha256(canonical_json(decides)).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

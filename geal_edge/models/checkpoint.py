@@ -47,7 +47,7 @@ def _first_bytes(path: Path) -> bytes:
             head = file.read(64)
     except FileNotFoundError as fault:
         raise WeightsError(
-            f"{path}: no such file. Give a checkpoint file, or `untrained:SEED` for a trial run."
+            f"{path}: no such file. Give a checkpoint file, `dino_vits16` to have it fetched, or `untrained:SEED` for a trial."
         ) from fault
     except (OSError, ValueError) as fault:  # ValueError: a NUL in the name
         raise WeightsError(f"{str(path)!a}: cannot be opened ({fault}). Check the path and its permissions.") from fault

@@ -11,8 +11,8 @@ import numpy.typing as npt
 from geal_edge.errors import WeightsError
 
 ACCEPTED = (
-    "Give a DINO ViT with DINO's or timm's tensor names: dino_deitsmall16_pretrain.pth, DINO's full checkpoint, "
-    "or model.safetensors of timm/vit_small_patch16_224.dino."
+    "Give a DINO ViT with DINO's, timm's or Hugging Face's tensor names: dino_deitsmall16_pretrain.pth, DINO's full "
+    "checkpoint, model.safetensors of timm/vit_small_patch16_224.dino, or pytorch_model.bin of facebook/dino-vits16."
 )
 """What to do, for the messages of every reader."""
 

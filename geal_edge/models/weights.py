@@ -1,19 +1,22 @@
 """Where weights come from: a checkpoint file or a seed -> exactly the tensors of a DINO ViT, float32, with a digest.
 
-Files: timm's or DINO's names in .safetensors, DINO's backbone .pth and its full checkpoint, zip or legacy; torch is not
-needed and no code of a file is ever run. The geometry is read from the tensors' shapes; what is missing, unexpected or
-misshapen is refused, so that a network that was only half loaded can never pass for a trained one.
+Files: DINO's, timm's or Hugging Face's names in .safetensors or in torch's own files, zip or legacy, and DINO's full
+checkpoint; torch is not needed and no code of a file is ever run. The geometry is read from the tensors' shapes; what is
+missing, unexpected or misshapen is refused, so that a network that was only half loaded can never pass for a trained one.
 """
 
 import hashlib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from geal_edge.errors import UsageError, WeightsError, WeightsMismatch
+from geal_edge.models import hf_names
 from geal_edge.models.checkpoint import open_checkpoint
 from geal_edge.models.stored import ACCEPTED, FLOAT_BYTES, StoredTensor
 from geal_edge.models.vit import HEAD_DIM, VIT_S16, Geometry, Tensors, Weights
@@ -22,15 +25,38 @@ UNTRAINED = "untrained:"
 INIT_STD = 0.02
 """DINO's initialisation. It truncates at +-2, a hundred deviations away: a normal distribution."""
 
-_HUGGING_FACE = re.compile(r"(vit\.)?(embeddings\.|encoder\.layer\.)")
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Naming:
+    """How a file calls the tensors of the backbone.
+
+    in_file   DINO's name -> the file's: one, or several that are joined along their first side
+    prefixes  what may stand before every name, outermost first
+    blocks    what stands before a block's number
+    heads     how the names of what no backbone needs begin
+    """
+
+    in_file: Callable[[str], tuple[str, ...]]
+    prefixes: tuple[str, ...]
+    blocks: str
+    heads: tuple[str, ...]
+
+
+DINO = Naming(in_file=lambda name: (name,), prefixes=("module.", "backbone."), blocks="blocks.", heads=("head.",))
+HUGGING_FACE = Naming(
+    in_file=hf_names.in_hugging_face,
+    prefixes=(hf_names.PREFIX,),
+    blocks=hf_names.BLOCKS,
+    heads=hf_names.HEADS,
+)
 
 
 def load_weights(spec: str | Path) -> Weights:
     """The weights that `spec` names: a checkpoint file, or `untrained:SEED` for a seeded ViT-S/16.
 
-    float16, bfloat16 and float64 tensors become float32. A classifier or projection head (`head.*`) is dropped and
-    listed in `dropped` under the file's names. Other names lose `module.` and `backbone.`; a full DINO checkpoint gives
-    its teacher.
+    float16, bfloat16 and float64 tensors become float32. A classifier or projection head (`head.*`; in a Hugging Face
+    file `classifier.*` and `pooler.*`) is dropped and listed in `dropped` under the file's names. Other names lose
+    `module.` and `backbone.` (`vit.`); a full DINO checkpoint gives its teacher.
 
     Raises UsageError (a seed that is none), MissingDependency (safetensors), UnsafeCheckpoint (asks to run code),
     WeightsMismatch (not exactly the tensors of a DINO ViT), else WeightsError (absent, damaged, not finite).
@@ -39,10 +65,11 @@ def load_weights(spec: str | Path) -> Weights:
         return untrained(_seed(str(spec)))
     path = Path(spec)
     with open_checkpoint(path) as stored:
-        backbone, dropped = _backbone(stored, path)
-        geometry = _geometry(backbone, path)
-        _check(backbone, geometry, path)
-        tensors = {name: backbone[name].read() for name in geometry.tensor_shapes()}
+        naming = HUGGING_FACE if hf_names.are_hugging_face(stored) else DINO
+        backbone, dropped = _backbone(stored, naming, path)
+        geometry = _geometry(backbone, naming, path)
+        _check(backbone, geometry, naming, path)
+        tensors = {name: _read(backbone, naming.in_file(name)) for name in geometry.tensor_shapes()}
     for name, tensor in tensors.items():
         if not np.isfinite(tensor).all():
             raise WeightsError(
@@ -112,13 +139,17 @@ def _seed(spec: str) -> int:
     return int(digits)
 
 
-def _backbone(stored: Mapping[str, StoredTensor], path: Path) -> tuple[dict[str, StoredTensor], list[str]]:
-    """The tensors under the names of DINO's backbone, and the file's names of those that belong to a head."""
+def _backbone(
+    stored: Mapping[str, StoredTensor], naming: Naming, path: Path
+) -> tuple[dict[str, StoredTensor], list[str]]:
+    """The backbone's tensors under the file's names without prefixes, and the full names of those that belong to a head."""
     backbone: dict[str, StoredTensor] = {}
     dropped: list[str] = []
     for full_name, tensor in stored.items():
-        name = full_name.removeprefix("module.").removeprefix("backbone.")
-        if name.startswith("head.") and name.isascii() and name.isprintable():
+        name = full_name
+        for prefix in naming.prefixes:
+            name = name.removeprefix(prefix)
+        if name.startswith(naming.heads) and name.isascii() and name.isprintable():
             dropped.append(full_name)
         elif name in backbone:
             raise WeightsMismatch(f"{path}: two tensors are both {ascii(name)[:80]} without their prefixes. {ACCEPTED}")
@@ -127,13 +158,14 @@ def _backbone(stored: Mapping[str, StoredTensor], path: Path) -> tuple[dict[str,
     return backbone, dropped
 
 
-def _geometry(backbone: Mapping[str, StoredTensor], path: Path) -> Geometry:
-    """What the shapes of four tensors and the number of blocks say; WeightsMismatch where they say nothing sensible."""
-    telling = {"patch_embed.proj.weight": 4, "pos_embed": 3, "blocks.0.mlp.fc1.weight": 2}  # name -> sides
+def _geometry(backbone: Mapping[str, StoredTensor], naming: Naming, path: Path) -> Geometry:
+    """What the shapes of three tensors and the number of blocks say; WeightsMismatch where they say nothing sensible."""
+    (patches,), (positions,), (mlp,) = map(
+        naming.in_file, ("patch_embed.proj.weight", "pos_embed", "blocks.0.mlp.fc1.weight")
+    )
+    telling = {patches: 4, positions: 3, mlp: 2}  # name -> sides
     absent = [name for name in telling if name not in backbone]
     if absent:
-        if any(_HUGGING_FACE.match(name) for name in backbone):
-            raise WeightsMismatch(f"{path}: the names look like those of Hugging Face's ViTModel. {ACCEPTED}")
         raise WeightsMismatch(
             f"{path}: not a DINO ViT: it lacks {_listed(absent)} and has {_listed(list(backbone)) or 'no tensors'}. "
             f"{ACCEPTED}"
@@ -141,11 +173,12 @@ def _geometry(backbone: Mapping[str, StoredTensor], path: Path) -> Geometry:
     for name, sides in telling.items():
         if len(backbone[name].shape) != sides:
             raise WeightsMismatch(f"{path}: '{name}' has shape {backbone[name].shape}, not {sides} sides. {ACCEPTED}")
-    embed_dim, _, patch_size, _ = backbone["patch_embed.proj.weight"].shape
-    mlp_dim = backbone["blocks.0.mlp.fc1.weight"].shape[0]
-    tokens = backbone["pos_embed"].shape[1]
+    embed_dim, _, patch_size, _ = backbone[patches].shape
+    mlp_dim = backbone[mlp].shape[0]
+    tokens = backbone[positions].shape[1]
     side = math.isqrt(max(tokens - 1, 0))
-    depth = len({name.split(".")[1] for name in backbone if re.match(r"blocks\.[0-9]+\.", name)})
+    in_a_block = re.compile(rf"{re.escape(naming.blocks)}([0-9]+)\.")
+    depth = len({block[1] for block in map(in_a_block.match, backbone) if block})
     faults = []
     if embed_dim < HEAD_DIM or embed_dim % HEAD_DIM:
         faults.append(f"its width {embed_dim} is not a multiple of {HEAD_DIM}, the size of a head")
@@ -162,9 +195,12 @@ def _geometry(backbone: Mapping[str, StoredTensor], path: Path) -> Geometry:
     return Geometry(patch_size=patch_size, embed_dim=embed_dim, depth=depth, mlp_dim=mlp_dim, trained_grid=(side, side))
 
 
-def _check(backbone: Mapping[str, StoredTensor], geometry: Geometry, path: Path) -> None:
-    """WeightsMismatch unless the tensors are exactly those of `geometry`, all floating point."""
-    expected = geometry.tensor_shapes()
+def _check(backbone: Mapping[str, StoredTensor], geometry: Geometry, naming: Naming, path: Path) -> None:
+    """WeightsMismatch unless the file's tensors are exactly those of `geometry`, all floating point."""
+    expected: dict[str, tuple[int, ...]] = {}
+    for name, shape in geometry.tensor_shapes().items():
+        parts = naming.in_file(name)
+        expected.update(dict.fromkeys(parts, (shape[0] // len(parts), *shape[1:])))
     misshapen = [
         f"{name} is {backbone[name].dtype} {backbone[name].shape} and must be floating point {shape}"
         for name, shape in expected.items()
@@ -180,6 +216,11 @@ def _check(backbone: Mapping[str, StoredTensor], geometry: Geometry, path: Path)
         raise WeightsMismatch(
             f"{path}: its shapes say {geometry.name}, but not all its tensors are. {lists}. {ACCEPTED}"
         )
+
+
+def _read(backbone: Mapping[str, StoredTensor], parts: tuple[str, ...]) -> npt.NDArray[np.float32]:
+    arrays = [backbone[name].read() for name in parts]
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
 def _listed(names: list[str]) -> str:

@@ -26,8 +26,8 @@ def squared_distances(a: Rows, b: Rows) -> Float64:
     return widened_distances(widen(a), widen(b))
 
 
-def widen(rows: Rows) -> tuple[Float64, Float64]:
-    """Canonical rows as (float64 rows (n, D), exact squared lengths (n,)): four times the memory, done once."""
+def widen(rows: Rows | npt.NDArray[np.float32]) -> tuple[Float64, Float64]:
+    """Canonical (or raw fp32) rows as (float64 rows (n, D), exact squared lengths (n,)): four times the memory, done once."""
     wide = rows.astype(np.float64)
     return wide, np.einsum("ij,ij->i", wide, wide)
 

@@ -37,6 +37,28 @@ def write_file(path: Path, data: bytes) -> None:
         sync_folder(path.parent)
 
 
+def write_tail(path: Path, data: bytes, *, at: int) -> None:
+    """Make `data` all that stands in a file from byte `at` on; the file is created if absent. Raises StorageError.
+
+    For files that only grow: what a killed writer left behind `at` is gone, what stands before it is not touched. A power
+    cut meanwhile may leave any part of `data`, so the reader must know from elsewhere how much of the file counts.
+    """
+    with _refusals(path, "write"):
+        is_new = not path.exists()
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+        try:
+            os.ftruncate(handle, at)
+            os.lseek(handle, at, os.SEEK_SET)
+            view = memoryview(data)
+            while view:
+                view = view[os.write(handle, view) :]
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        if is_new:
+            sync_folder(path.parent)
+
+
 def make_folder(path: Path, mode: int = 0o777) -> None:
     """Create a folder (and its parents) and make its name durable; an existing one is left as it is."""
     with _refusals(path, "create the folder"):
@@ -95,6 +117,8 @@ def _refusals(path: Path, action: str) -> Iterator[None]:
             errno.EACCES: "Permission is missing: choose a folder that you may write, or change its owner.",
             errno.EPERM: "Permission is missing: choose a folder that you may write, or change its owner.",
             errno.ENOTDIR: "A part of that path is a file: choose another folder.",
+            errno.ENOENT: "Its folder does not exist: make it first, or choose another place.",
+            errno.EISDIR: "A folder of that name is in the way: choose another name.",
             errno.EEXIST: "A file of that name is in the way: choose another folder.",
         }.get(error.errno or 0, "The disk refused it: check the device before starting again.")
         raise StorageError(f"{path}: cannot {action} ({error.strerror}). {advice}") from error

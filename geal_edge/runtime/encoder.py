@@ -20,10 +20,12 @@ class Encoded:
 
     patch_features  fp16 (P, D), row-major patches: rounded as stored features are, so that both give the same clusters
     cls_attention   fp32 (P,), >= 0, sums to 1
+    cls_embedding   fp32 (D,), what the model says of the whole frame; None where the bundle was exported without it
     """
 
     patch_features: npt.NDArray[np.float16]
     cls_attention: npt.NDArray[np.float32]
+    cls_embedding: npt.NDArray[np.float32] | None = None
 
 
 class Encoder:
@@ -57,7 +59,9 @@ class Encoder:
         small = resize(image, manifest.width, manifest.height, manifest.resize)
         batch = small[None] if manifest.batch in (None, 1) else np.repeat(small[None], manifest.batch, axis=0)
         answer = self.backend.run({"image": batch})
-        return Encoded(patch_features=_features(answer), cls_attention=_attention(answer))
+        return Encoded(
+            patch_features=_features(answer), cls_attention=_attention(answer), cls_embedding=_embedding(answer)
+        )
 
     def _promised_inputs(self) -> dict[str, TensorSpec]:
         m = self.bundle.manifest
@@ -93,6 +97,15 @@ def _attention(answer: Arrays) -> npt.NDArray[np.float32]:
     if not (abs(total - 1.0) < 1e-2 and attention.min() >= 0.0):
         raise BackendError(f"cls_attention sums to {total:g} instead of 1: this engine cannot be trusted.")
     return attention
+
+
+def _embedding(answer: Arrays) -> npt.NDArray[np.float32] | None:
+    if "cls_embedding" not in answer:
+        return None
+    embedding: npt.NDArray[np.float32] = answer["cls_embedding"][0].copy()
+    if not np.isfinite(embedding).all():
+        raise BackendError("cls_embedding holds NaN or infinity: this engine cannot be trusted.")
+    return embedding
 
 
 def _words(specs: Any) -> str:

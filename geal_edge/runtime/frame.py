@@ -16,10 +16,12 @@ Image: TypeAlias = npt.NDArray[np.uint8]
 class Frame:
     """One decoded frame, as its source gave it: never resized, never re-encoded.
 
-    id               `<source>#<frame_index>` for video, `<source>/<relative path>` for images (DESIGN: identity)
+    id               `<source>#<frame_index>` for video, `<source>/<relative path>` for images,
+                     `<source>#<topic>@<capture_time_ns>` for recorded ROS data
     source           the source's name, unique in a spool
     frame_index      position in the source's own decode order from 0, counted before `--fps`: what a restart resumes by
     capture_time_ns  the source's own time; for a video file, nanoseconds from its first frame; None if unknown
+    topic            for recorded ROS data, the topic whose message it is, else None
     image            uint8 (H, W, 3) RGB
     encoded          the source's own file bytes where it has them (image files), else None
     encoding         file ending of `encoded` without the dot ("jpg", "png", ...), "" where `encoded` is None
@@ -32,6 +34,7 @@ class Frame:
     image: Image
     encoded: bytes | None = None
     encoding: str = ""
+    topic: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +51,7 @@ class LostFrame:
     capture_time_ns: int | None
     reason: str
     detail: str
+    topic: str | None = None
 
 
 def usable(item: Frame | LostFrame) -> Frame:

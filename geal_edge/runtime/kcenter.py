@@ -1,7 +1,9 @@
 """Pool selection: exact K-Center-Greedy over knowledge clusters (paper section 3.3, Eq. 4), in its plain GEMM form.
 
 A unit (frame) is a set of rows. Each pick is the unit that owns the row farthest from all rows of the units picked before.
-Ties: larger distance, then lower row, so the picks are a function of the fp16 rows and nothing else.
+Ties: larger distance, then lower row, so the picks are a function of the fp16 rows and nothing else. Beside it the paper's
+other reduction (Eq. 5) and FreeSel's draw. All of them can start from rows that are known already, and can measure raw fp32
+rows by Euclid; those picks may differ between machines where two distances agree in all but the last bits.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,15 +13,19 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from geal_edge.config import Metric
 from geal_edge.errors import UsageError
-from geal_edge.runtime.clusters import Rows
+from geal_edge.runtime.clusters import SAME_TOKEN, Rows
 from geal_edge.runtime.distance import Float64, widen, widened_distances
 
 IntArray: TypeAlias = npt.NDArray[np.intp]
+RawRows: TypeAlias = npt.NDArray[np.float32]
+"""Centres as K-Means leaves them, fp32 (C, D) of any length: what the Euclidean metric measures."""
 
 WIDE_BYTES = 512 << 20
 """Pools whose float64 copy fits are widened once; larger ones block by block at every pick."""
 BLOCK_ROWS = 16384
+BLOCK_CENTRES = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,8 +33,10 @@ class Pick:
     """One pick, in order.
 
     unit         index of the unit in the pool
-    squared      exact squared chord from its witness to the nearest row picked before; 0.0 for the first
-    witness      index of that row within the unit; None for the first (it had nothing to be far from) and for exact copies
+    squared      exact squared chord from its witness to the nearest row picked before or known; 0.0 for the first, where
+                 nothing is known. With the Euclidean metric the squared Euclidean distance of the raw rows
+    witness      index of that row within the unit: its farthest, or the one that was drawn; None where there was nothing to
+                 be far from, and for exact copies
     row_squared  the same distance for each of its rows: what of the unit was new, and what was not; empty for the first
     """
 
@@ -38,27 +46,30 @@ class Pick:
     row_squared: tuple[float, ...] = ()
 
 
-def offsets_of(units: Sequence[Rows]) -> IntArray:
+def offsets_of(units: Sequence[Rows | RawRows]) -> IntArray:
     """Row offsets (n + 1,) of units laid one after another."""
     return np.concatenate([[0], np.cumsum([len(rows) for rows in units], dtype=np.intp)]).astype(np.intp)
 
 
 def k_center_greedy(
-    rows: Rows,
+    rows: Rows | RawRows,
     offsets: IntArray,
     budget: int,
     *,
-    first: int,
+    first: int | None,
     pools: Sequence[Sequence[int]] | None = None,
+    known: Rows | RawRows | None = None,
+    metric: Metric = "cosine",
     on_pick: Callable[[int], None] | None = None,
 ) -> list[Pick]:
     """Exact K-Center-Greedy; every prefix of the result is the selection of that size.
 
-    rows     fp16 (R, D), canonical; unit u owns rows offsets[u]:offsets[u + 1], at least one
+    rows     fp16 (R, D), canonical; unit u owns rows offsets[u]:offsets[u + 1], at least one. "euclidean": raw fp32
     offsets  (n + 1,) ascending
     budget   picks wanted; a budget of n or more orders all n units
-    first    the unit to begin with (the paper draws it: `draw_first`)
+    first    the unit to begin with (the paper draws it: `draw_first`); None: the farthest from what is known
     pools    sets of unit indices, each used up before the next is touched; `first` is in the first. Default: one pool of all
+    known    (M, D) rows that are covered before the first pick: initial centres, as of a labelled set
     on_pick  called with the number of picks so far
 
     Where only exact copies of picked rows are left, units come by lowest index at distance 0: nothing asserts on data.
@@ -66,40 +77,123 @@ def k_center_greedy(
     >>> x = np.array([[1, 0], [0, 1], [-1, 0], [0, 1]], np.float16)
     >>> [(p.unit, p.squared) for p in k_center_greedy(x, np.arange(5), 4, first=0)]
     [(0, 0.0), (2, 4.0), (1, 2.0), (3, 0.0)]
+    >>> [(p.unit, p.squared) for p in k_center_greedy(x, np.arange(5), 2, first=None, known=x[:1])]
+    [(2, 4.0), (1, 2.0)]
     """
-    count = len(offsets) - 1
-    if budget < 1:
-        raise UsageError(f"budget = {budget}: must be at least 1")
-    if count == 0:
-        return []
-    distances = _Distances(rows)
-    owner = np.repeat(np.arange(count), np.diff(offsets))
-    picks: list[Pick] = []
-    for pool in pools if pools is not None else [range(count)]:
-        open_units = np.zeros(count, bool)
-        open_units[list(pool)] = True
-        open_rows = open_units[owner]
-        while len(picks) < budget and open_units.any():
-            if not picks:
-                pick = Pick(unit=first, squared=0.0, witness=None)
+    pool = _Pool(rows, offsets, budget, known, metric)
+    for units in pools if pools is not None else [range(pool.count)]:
+        pool.open(units)
+        while pool.goes_on(budget):
+            if not pool.picks and first is not None:
+                pool.take(first)
             else:
-                row = int(np.where(open_rows, distances.nearest, -1.0).argmax())
-                unit = int(owner[row])
-                squared = float(distances.nearest[row])
-                pick = Pick(
-                    unit=unit,
-                    squared=squared,
-                    witness=row - int(offsets[unit]) if squared > 0.0 else None,
-                    row_squared=tuple(distances.nearest[offsets[unit] : offsets[unit + 1]].tolist()),
-                )
-            picks.append(pick)
-            begin, end = int(offsets[pick.unit]), int(offsets[pick.unit + 1])
-            open_units[pick.unit] = False
-            open_rows[begin:end] = False
-            distances.add(rows[begin:end])
+                row = int(np.where(pool.open_rows, pool.nearest, -1.0).argmax())
+                pool.take(int(pool.owner[row]))
             if on_pick is not None:
-                on_pick(len(picks))
-    return picks
+                on_pick(len(pool.picks))
+    return pool.picks
+
+
+def k_center_by_mean(
+    rows: Rows | RawRows,
+    offsets: IntArray,
+    budget: int,
+    *,
+    first: int | None,
+    units: Sequence[int] | None = None,
+    known: Rows | RawRows | None = None,
+    metric: Metric = "cosine",
+    on_pick: Callable[[int], None] | None = None,
+) -> list[Pick]:
+    """K-Center-Greedy by the mean instead of the largest distance of a unit's rows (paper appendix B, Eq. 5).
+
+    Arguments as of `k_center_greedy`; `units` are those that may be picked. The mean is over 1-cos, or over Euclidean
+    distances. A pick's witness is still its farthest row, so `squared` need not fall from pick to pick.
+
+    >>> x = np.array([[1, 0], [-1, 0], [1, 0], [0, 1], [0, 1]], np.float16)  # means to unit 0: (4 + 0) / 2 and 2 / 1
+    >>> [p.unit for p in k_center_by_mean(x, np.array([0, 1, 3, 4, 5]), 3, first=0)]
+    [0, 1, 2]
+    """
+    pool = _Pool(rows, offsets, budget, known, metric)
+    pool.open(range(pool.count) if units is None else units)
+    sizes = np.diff(offsets)
+    while pool.goes_on(budget):
+        if not pool.picks and first is not None:
+            pool.take(first)
+        else:
+            distances = pool.nearest if metric == "cosine" else np.sqrt(pool.nearest)
+            means = (
+                np.bincount(pool.owner, weights=distances, minlength=pool.count) / sizes
+            )  # adds in row order, always
+            pool.take(int(np.where(pool.open_units, means, -1.0).argmax()))
+        if on_pick is not None:
+            on_pick(len(pool.picks))
+    return pool.picks
+
+
+def sample_by_distance(
+    rows: Rows | RawRows,
+    offsets: IntArray,
+    budget: int,
+    *,
+    first: int | None,
+    seed: int,
+    units: Sequence[int] | None = None,
+    known: Rows | RawRows | None = None,
+    metric: Metric = "cosine",
+    on_pick: Callable[[int], None] | None = None,
+) -> list[Pick]:
+    """FreeSel's distance-based sampling: a row is drawn by its squared distance, and the unit that owns it is picked.
+
+    Arguments as of `k_center_greedy`; `units` are those that may be picked. The distance to the nearest row picked or known
+    is 1-cos, as in the authors' code, so the weight is chord^4 up to a factor and not the chord^2 of k-means++; or the
+    Euclidean distance. Exact copies of picked rows have weight 0 and come last, by lowest index.
+
+    >>> x = np.array([[1, 0], [0, 1], [-1, 0]], np.float16)  # weights 0, 4 and 16 once unit 0 is picked
+    >>> drawn = [sample_by_distance(x, np.arange(4), 2, first=0, seed=seed)[1].unit for seed in range(1000)]
+    >>> drawn.count(1), drawn.count(2)
+    (193, 807)
+    """
+    rng = np.random.default_rng((seed, 1))  # another stream than that of `draw_first`
+    pool = _Pool(rows, offsets, budget, known, metric)
+    pool.open(range(pool.count) if units is None else units)
+    while pool.goes_on(budget):
+        if not pool.picks and first is not None:
+            pool.take(first)
+        else:
+            weights = np.where(pool.open_rows, pool.nearest if pool.measures else 0.0, 0.0)
+            reached = np.cumsum(weights**2 if metric == "cosine" else weights)
+            if reached[-1] > 0.0:
+                # Rounding must not draw the end itself: behind it there is no row.
+                drawn = min(float(rng.random()) * reached[-1], np.nextafter(reached[-1], 0.0))
+                row = int(np.searchsorted(reached, drawn, side="right"))
+                pool.take(int(pool.owner[row]), row)
+            else:
+                pool.take(int(pool.open_units.argmax()))
+        if on_pick is not None:
+            on_pick(len(pool.picks))
+    return pool.picks
+
+
+def trace(
+    rows: Rows | RawRows,
+    offsets: IntArray,
+    order: Sequence[int],
+    *,
+    known: Rows | RawRows | None = None,
+    metric: Metric = "cosine",
+) -> list[Pick]:
+    """An order that something else decided, as picks: how far each unit lay from those before it.
+
+    >>> x = np.array([[1, 0], [0, 1], [-1, 0]], np.float16)
+    >>> [(p.unit, p.squared) for p in trace(x, np.arange(4), [1, 2, 0])]
+    [(1, 0.0), (2, 2.0), (0, 2.0)]
+    """
+    pool = _Pool(rows, offsets, 1, known, metric)
+    pool.open(order)
+    for unit in order:
+        pool.take(unit)
+    return pool.picks
 
 
 def draw_first(count: int, seed: int) -> int:
@@ -107,18 +201,68 @@ def draw_first(count: int, seed: int) -> int:
     return int(np.random.default_rng(seed).integers(count))
 
 
-class _Distances:
-    """For every row the exact squared distance to the nearest picked row; falls with each `add`."""
+class _Pool:
+    """A pool while it is being picked from.
 
-    def __init__(self, rows: Rows) -> None:
-        self._rows = rows
+    nearest     float64 (R,): every row's squared distance to the nearest row picked or known; falls with each pick
+    owner       (R,): the unit of each row
+    open_units, open_rows  what may still be picked
+    measures    whether anything is picked or known, so that `nearest` is finite
+    """
+
+    def __init__(
+        self, rows: Rows | RawRows, offsets: IntArray, budget: int, known: Rows | RawRows | None, metric: Metric
+    ) -> None:
+        if budget < 1:
+            raise UsageError(f"budget = {budget}: must be at least 1")
+        self.count = len(offsets) - 1
+        self.picks: list[Pick] = []
+        self.owner = np.repeat(np.arange(self.count), np.diff(offsets))
+        self.open_units = np.zeros(self.count, bool)
+        self.open_rows = self.open_units[self.owner]
+        self.measures = False
+        self._rows, self._offsets, self._metric = rows, offsets, metric
         self._wide = widen(rows) if rows.size * 8 <= WIDE_BYTES else None
         self.nearest: Float64 = np.full(len(rows), np.inf)
+        if known is not None and len(known):
+            self._add(known)
 
-    def add(self, picked: Rows) -> None:
-        centres = widen(picked)
-        for begin in range(0, len(self._rows), BLOCK_ROWS):
-            block = slice(begin, begin + BLOCK_ROWS)
-            part = (self._wide[0][block], self._wide[1][block]) if self._wide else widen(self._rows[block])
-            closest = widened_distances(part, centres).min(axis=1)
-            np.minimum(self.nearest[block], closest, out=self.nearest[block])
+    def open(self, units: Sequence[int]) -> None:
+        """These units, and no others, may be picked now."""
+        self.open_units[:] = False
+        self.open_units[list(units)] = True
+        self.open_rows = self.open_units[self.owner]
+
+    def goes_on(self, budget: int) -> bool:
+        return len(self.picks) < budget and bool(self.open_units.any())
+
+    def take(self, unit: int, row: int | None = None) -> None:
+        """Pick a unit for `row`, or for its farthest one."""
+        own = slice(int(self._offsets[unit]), int(self._offsets[unit + 1]))
+        pick = Pick(unit=unit, squared=0.0, witness=None)
+        if self.measures:
+            squares = self.nearest[own]
+            witness = int(squares.argmax()) if row is None else row - own.start
+            squared = float(squares[witness])
+            pick = Pick(
+                unit=unit,
+                squared=squared,
+                witness=witness if squared > 0.0 else None,
+                row_squared=tuple(squares.tolist()),
+            )
+        self.picks.append(pick)
+        self.open_units[unit] = False
+        self.open_rows[own] = False
+        self._add(self._rows[own])
+
+    def _add(self, rows: Rows | RawRows) -> None:
+        self.measures = True
+        for start in range(0, len(rows), BLOCK_CENTRES):
+            centres = widen(rows[start : start + BLOCK_CENTRES])
+            for begin in range(0, len(self._rows), BLOCK_ROWS):
+                block = slice(begin, begin + BLOCK_ROWS)
+                part = (self._wide[0][block], self._wide[1][block]) if self._wide else widen(self._rows[block])
+                closest = widened_distances(part, centres).min(axis=1)
+                if self._metric == "euclidean":
+                    closest[closest <= SAME_TOKEN * part[1]] = 0.0  # raw rows: a copy is rounding away from itself
+                np.minimum(self.nearest[block], closest, out=self.nearest[block])

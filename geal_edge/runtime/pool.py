@@ -1,136 +1,400 @@
 """Pool selection over sources: the paper's way (`geal-edge select`), and the picks file that it writes."""
 
+import difflib
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 import geal_edge
+from geal_edge.config import PRESETS, SELECTIONS, ClusterConfig, SelectionConfig
 from geal_edge.errors import FrameError, Interrupted, SourceClash, SourceError, UsageError
-from geal_edge.models.bundle import Bundle
-from geal_edge.runtime import durable
-from geal_edge.runtime.clusters import KnowledgeClusters
+from geal_edge.models.bundle import Bundle, feature_space
+from geal_edge.runtime import baselines, durable, kcenter
 from geal_edge.runtime.distance import chord
-from geal_edge.runtime.encoder import Encoder
-from geal_edge.runtime.frame import Frame, usable
-from geal_edge.runtime.kcenter import Pick, draw_first, k_center_greedy, offsets_of
+from geal_edge.runtime.encoder import Encoded
+from geal_edge.runtime.features import Encodes, Features, FrameRecord, StoredSource, record_of
+from geal_edge.runtime.frame import usable
+from geal_edge.runtime.kcenter import Pick, draw_first, offsets_of
+from geal_edge.runtime.known import Known, read_known
 from geal_edge.runtime.observer import Observer
-from geal_edge.runtime.pipeline import clusters_of, warn_of_aspect
+from geal_edge.runtime.pipeline import warn_of_aspect
+from geal_edge.runtime.poolframe import PoolFrame, pool_frame
 from geal_edge.runtime.sources import Source
 from geal_edge.runtime.threads import one_blas_thread
 
 PICKS_SCHEMA = "geal-edge/picks/1"
 
 
+class NamedSource(Protocol):
+    """What a picks file says of a source: a `Source`, or one that is stored."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def spec(self) -> str: ...
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def fps(self) -> float | None: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PoolFrame:
-    """What selection remembers of a frame: never its image.
+class Pool:
+    """frames: all that could be judged, in source order; lost: reason -> n; recipe: what made their clusters."""
 
-    digest  sha256 (hex) of the source's own file bytes; None where the source has no bytes per frame (video)
-    """
-
-    id: str
-    source: str
-    frame_index: int
-    capture_time_ns: int | None
-    digest: str | None
-    clusters: KnowledgeClusters
+    frames: tuple[PoolFrame, ...]
+    lost: dict[str, int]
+    recipe: ClusterConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolSelection:
-    """frames: all that could be judged, in source order; picks: indices into them, in greedy order; lost: reason -> n."""
+    """What was picked, out of what, and how.
+
+    frames  all that could be judged, in source order
+    picks   indices into them, in the order of the strategy; under the method, the greedy order
+    lost    reason -> n
+    first   the id that the user began with, None where it was drawn or followed from `known`
+    """
 
     frames: tuple[PoolFrame, ...]
     picks: tuple[Pick, ...]
     lost: dict[str, int]
+    recipe: ClusterConfig
+    config: SelectionConfig
+    first: str | None
+    known: Known
 
 
 def select(
     sources: Sequence[Source],
     *,
-    encoder: Encoder,
+    encoder: Encodes,
     budget: int,
     seed: int = 0,
+    first: str | None = None,
+    recipe: ClusterConfig | None = None,
+    config: SelectionConfig | None = None,
+    features: Features | None = None,
+    known: Sequence[Path] = (),
     watch: Observer,
     stop: Callable[[], bool] = lambda: False,
 ) -> PoolSelection:
-    """Encode every frame of the sources, then pick `budget` of them by exact K-Center-Greedy.
+    """Encode every frame of the sources, then pick `budget` of them; by default by exact K-Center-Greedy.
 
-    The first is drawn by `seed`. A budget of at least the pool orders all of it. Raises UsageError for a budget below 1,
-    SourceClash for two sources of one name, SourceError where no frame could be judged, Interrupted once `stop()` says so.
+    seed      draws the first frame, and whatever else the strategy draws
+    first     id of the frame to begin with instead
+    recipe    of the clusters; default: the bundle's own
+    config    how frames are ordered; default: as the bundle's preset does
+    features  read from there what is stored, and store what is not; with no sources: all that is stored
+    known     picks files, spools, features folders or folders of images that count as covered (runtime/known.py)
+
+    A budget of at least the pool orders all of it. Raises UsageError for a call that cannot be meant, SourceClash for two
+    sources of one name, SourceError where no frame could be judged, Interrupted once `stop()` says so.
     """
     if budget < 1:
         raise UsageError(f"-n {budget}: must be at least 1")
+    manifest = encoder.bundle.manifest
+    config = config or SELECTIONS.get(manifest.preset, SelectionConfig())
+    pool = read_pool(sources, encoder=encoder, recipe=recipe, config=config, features=features, watch=watch, stop=stop)
+    covered = read_known(
+        known,
+        pool=pool.frames,
+        encoder=encoder,
+        recipe=pool.recipe,
+        raw=config.metric == "euclidean",
+        embedding=_asks_embedding(config),
+        watch=watch,
+        stop=stop,
+    )
+    picks = choose(pool, config, budget, seed=seed, first=first, known=covered, watch=watch, stop=stop)
+    return PoolSelection(
+        frames=pool.frames,
+        picks=tuple(picks),
+        lost=pool.lost,
+        recipe=pool.recipe,
+        config=config,
+        first=first,
+        known=covered,
+    )
+
+
+def read_pool(
+    sources: Sequence[Source],
+    *,
+    encoder: Encodes,
+    recipe: ClusterConfig | None = None,
+    config: SelectionConfig | None = None,
+    features: Features | None = None,
+    embedding: bool = False,
+    watch: Observer,
+    stop: Callable[[], bool] = lambda: False,
+) -> Pool:
+    """Encode all frames of the sources, or take their stored features, and group them by the recipe.
+
+    config     decides what else is remembered of a frame: raw centres for Euclid, embeddings for Core-Set
+    embedding  remember embeddings in any case, where the bundle gives them
+
+    Raises as `select` does.
+    """
+    config = config or SelectionConfig()
+    if _asks_embedding(config) and "cls_embedding" not in encoder.bundle.manifest.outputs:
+        raise UsageError(
+            f"--strategy {config.strategy}: needs CLS embeddings, and {encoder.bundle.path} was exported with --no-cls. "
+            "Export it without."
+        )
     for name, times in Counter(source.name for source in sources).items():
         if times > 1:
             raise SourceClash(
                 f"{times} sources are named {name!r}, so their frames' ids would clash. Rename one of them."
             )
-    with one_blas_thread():
-        frames, lost = _encode_all(sources, encoder, watch, stop)
-    if not frames:
-        raise SourceError(f"none of the {lost.total()} frames could be used ({_reasons(lost)}).")
-    units = [frame.clusters.rows for frame in frames]
-    watch.begin("selecting", min(budget, len(units)))
-    picks = k_center_greedy(
-        np.concatenate(units),
-        offsets_of(units),
-        budget,
-        first=draw_first(len(units), seed),
-        on_pick=lambda _: watch.advance(),
+    reader = _PoolReader(
+        encoder=encoder,
+        recipe=recipe or encoder.bundle.manifest.clusters,
+        raw=config.metric == "euclidean",
+        embedding=embedding or _asks_embedding(config),
+        features=features,
+        watch=watch,
+        stop=stop,
+        frames=[],
+        lost=Counter(),
     )
-    return PoolSelection(frames=tuple(frames), picks=tuple(picks), lost=dict(lost))
+    with one_blas_thread():
+        for source in sources:
+            reader.read(source)
+        if not sources and features is not None:
+            for stored in list(features.sources.values()):
+                reader.read_stored(stored)
+    if not reader.frames:
+        raise SourceError(f"none of the {reader.lost.total()} frames could be used ({_reasons(reader.lost)}).")
+    if _asks_embedding(config) and any(frame.embedding is None for frame in reader.frames):
+        raise UsageError(
+            f"--strategy {config.strategy}: needs CLS embeddings, and the stored features have none. "
+            "Use another --features."
+        )
+    return Pool(frames=tuple(reader.frames), lost=dict(reader.lost), recipe=reader.recipe)
 
 
-def _encode_all(
-    sources: Sequence[Source], encoder: Encoder, watch: Observer, stop: Callable[[], bool]
-) -> tuple[list[PoolFrame], Counter[str]]:
-    frames: list[PoolFrame] = []
-    lost: Counter[str] = Counter()
-    for source in sources:
-        warn_of_aspect(source, encoder.bundle, watch)
-        watch.begin(source.name, source.frame_count)
-        for item in source.frames():
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _PoolReader:
+    """Gathers `frames` and `lost`, source by source."""
+
+    encoder: Encodes
+    recipe: ClusterConfig
+    raw: bool
+    embedding: bool
+    features: Features | None
+    watch: Observer
+    stop: Callable[[], bool]
+    frames: list[PoolFrame]
+    lost: Counter[str]
+
+    def read(self, source: Source) -> None:
+        """All frames of a source: those that are stored first, which are its first, and then the rest of it."""
+        stored = None if self.features is None else self.features.begin(source)
+        if stored is None or not stored.finished:
+            warn_of_aspect(source, self.encoder.bundle, self.watch)
+        self.watch.begin(source.name, source.frame_count)
+        if stored is not None:
+            self._take_stored(stored)
+            if stored.finished:
+                return
+        for item in source.frames(after=-1 if stored is None else stored.cursor):
             try:
                 frame = usable(item)
-                clusters = clusters_of(frame, encoder)
+                encoded = self.encoder(frame.image)
             except FrameError as error:
-                lost[error.reason] += 1
-                watch.warn(f"{item.id}: lost, {error}")
+                if self.features is not None:
+                    self.features.lose(item, error)
+                self._lose(item.id, error.reason, str(error))
             else:
-                frames.append(_remember(frame, clusters))
-            watch.advance(lost=lost.total())
-            if stop():
+                record = record_of(frame)
+                if self.features is not None:
+                    self.features.append(record, encoded)
+                self._judge(record, encoded)
+            self._step()
+        if self.features is not None:
+            self.features.finish(source.name)
+
+    def read_stored(self, stored: StoredSource) -> None:
+        """A source of which only the stored features are at hand."""
+        if not stored.finished:
+            self.watch.warn(
+                f"{stored.name}: its features are not complete. Name it as a SOURCE to go on with it: {stored.spec}"
+            )
+        self.watch.begin(stored.name, len(stored.rows) + len(stored.lost))
+        self._take_stored(stored)
+
+    def _take_stored(self, stored: StoredSource) -> None:
+        assert self.features is not None  # noqa: S101  only the two methods above call this
+        for id_, reason in list(stored.lost):
+            self._lose(id_, reason, f"{reason} (when its features were stored)")
+            self._step()
+        for record, encoded in self.features.frames(stored.name):
+            self._judge(record, encoded)
+            self._step()
+
+    def _judge(self, record: FrameRecord, encoded: Encoded) -> None:
+        try:
+            frame = pool_frame(record, encoded, self.recipe, raw=self.raw, embedding=self.embedding)
+        except FrameError as error:
+            self._lose(record.id, error.reason, str(error))
+        else:
+            self.frames.append(frame)
+
+    def _lose(self, id_: str, reason: str, detail: str) -> None:
+        self.lost[reason] += 1
+        self.watch.warn(f"{id_}: lost, {detail}")
+
+    def _step(self) -> None:
+        self.watch.advance(lost=self.lost.total())
+        if self.stop():
+            if self.features is None:
                 raise Interrupted("Stopped before the selection; nothing was written.")
-    return frames, lost
+            raise Interrupted(
+                f"Stopped before the selection; the features so far are in {self.features.path}. "
+                "The same command goes on from there."
+            )
+
+
+def choose(
+    pool: Pool,
+    config: SelectionConfig,
+    budget: int,
+    *,
+    seed: int = 0,
+    first: str | None = None,
+    known: Known | None = None,
+    watch: Observer,
+    stop: Callable[[], bool] = lambda: False,
+) -> list[Pick]:
+    """Order at most `budget` frames of a pool by a strategy, the method's or a baseline's.
+
+    The picks of a baseline tell the distances of its order in the method's own terms: cluster to nearest cluster before.
+    Raises UsageError where `first` cannot be begun with, or nothing is left to pick, Interrupted once `stop()` says so.
+    """
+    known = known or Known()
+    units = known.open_units(pool.frames)
+    if not units:
+        raise UsageError(f"all {len(pool.frames)} frames of the pool are known already: nothing is left to pick.")
+    rows = np.concatenate([frame.rows for frame in pool.frames])
+    offsets = offsets_of([frame.rows for frame in pool.frames])
+    covered = known.rows()
+    begin: int | None = None
+    if first is not None:
+        begin = _unit_of(first, pool, units, config)
+    elif covered is None:
+        begin = units[draw_first(len(units), seed)]
+    watch.begin("selecting", min(budget, len(units)))
+
+    def on_pick(_: int) -> None:
+        watch.advance()
+        if stop():
+            raise Interrupted("Stopped while selecting; nothing was written.")
+
+    if config.strategy == "random":
+        order = [units[i] for i in baselines.random_order(len(units), budget, seed)]
+    elif config.strategy == "uniform":
+        order = [units[i] for i in baselines.uniform_in_time(len(units), budget)]
+    elif config.strategy == "every-nth":
+        order = [units[i] for i in baselines.every_nth(len(units), budget)]
+    elif config.strategy in ("coreset-cosine", "coreset-euclidean"):
+        order = baselines.core_set(
+            np.stack([frame.embedding for frame in pool.frames if frame.embedding is not None]),
+            budget,
+            first=begin,
+            units=units,
+            known=known.embeddings(),
+            metric="cosine" if config.strategy == "coreset-cosine" else "euclidean",
+            on_pick=on_pick,
+        )
+    elif config.sampling == "probability":
+        return kcenter.sample_by_distance(
+            rows,
+            offsets,
+            budget,
+            first=begin,
+            seed=seed,
+            units=units,
+            known=covered,
+            metric=config.metric,
+            on_pick=on_pick,
+        )
+    elif config.reduction == "mean":
+        return kcenter.k_center_by_mean(
+            rows, offsets, budget, first=begin, units=units, known=covered, metric=config.metric, on_pick=on_pick
+        )
+    else:
+        return kcenter.k_center_greedy(
+            rows, offsets, budget, first=begin, pools=[units], known=covered, metric=config.metric, on_pick=on_pick
+        )
+    return kcenter.trace(rows, offsets, order, known=covered)
+
+
+def _asks_embedding(config: SelectionConfig) -> bool:
+    return config.strategy in ("coreset-cosine", "coreset-euclidean")
+
+
+def _unit_of(id_: str, pool: Pool, units: list[int], config: SelectionConfig) -> int:
+    """The unit of the frame that the user wants to begin with."""
+    if config.strategy in ("random", "uniform", "every-nth"):
+        raise UsageError(f"--first {id_}: --strategy {config.strategy} does not begin with a frame of one's choice.")
+    by_id = {pool.frames[unit].id: unit for unit in units}
+    if id_ in by_id:
+        return by_id[id_]
+    if any(frame.id == id_ for frame in pool.frames):
+        raise UsageError(f"--first {id_}: this frame is known already, so it cannot be picked.")
+    close = difflib.get_close_matches(id_, by_id, 1)
+    hint = f" Did you mean {close[0]}?" if close else ""
+    raise UsageError(f"--first {id_}: no frame of that id could be judged.{hint}")
+
+
+def preset_name(recipe: ClusterConfig, config: SelectionConfig) -> str:
+    """The preset whose settings these are, all of them; else `custom`.
+
+    >>> preset_name(ClusterConfig(), SelectionConfig()), preset_name(ClusterConfig(attention_ratio=0.4), SelectionConfig())
+    ('geal', 'custom')
+    """
+    same = (name for name, preset in PRESETS.items() if preset == recipe and SELECTIONS[name] == config)
+    return next(same, "custom")
 
 
 def picks_json(
-    selection: PoolSelection, sources: Sequence[Source], bundle: Bundle, *, budget: int, seed: int
+    selection: PoolSelection, sources: Sequence[NamedSource], bundle: Bundle, *, budget: int, seed: int
 ) -> dict[str, Any]:
     """The machine form of a selection (docs/formats.md)."""
-    manifest = bundle.manifest
+    manifest, config = bundle.manifest, selection.config
     return {
         "schema": PICKS_SCHEMA,
         "producer": f"geal-edge {geal_edge.__version__}",
         "bundle": bundle.digest,
-        "feature_space": manifest.feature_space,
-        "preset": manifest.preset,
+        "feature_space": feature_space(manifest, selection.recipe),
+        "preset": preset_name(selection.recipe, config),
         "untrained": manifest.untrained,
+        "strategy": config.strategy,
+        "clusters": selection.recipe.as_dict(),
+        "selection": {"metric": config.metric, "sampling": config.sampling, "reduction": config.reduction},
         "seed": seed,
+        "first": selection.first,
         "budget": budget,
         "frames": {
             "seen": len(selection.frames) + sum(selection.lost.values()),
             "lost": sum(selection.lost.values()),
+            "known": len(selection.frames) - len(selection.known.open_units(selection.frames)),
             "selected": len(selection.picks),
         },
         "lost": selection.lost,
+        "known": [
+            {"path": known.path, "kind": known.kind, "frames": len(known.frames)} for known in selection.known.paths
+        ],
         "sources": [
             {"name": source.name, "spec": source.spec, "kind": source.kind, "fps": source.fps} for source in sources
         ],
@@ -158,17 +422,6 @@ def read_picks(path: Path) -> dict[str, Any]:
     if schema != PICKS_SCHEMA:
         raise UsageError(f"{path}: its schema is {schema!r}, a picks file of this version has {PICKS_SCHEMA!r}.")
     return dict(data)
-
-
-def _remember(frame: Frame, clusters: KnowledgeClusters) -> PoolFrame:
-    return PoolFrame(
-        id=frame.id,
-        source=frame.source,
-        frame_index=frame.frame_index,
-        capture_time_ns=frame.capture_time_ns,
-        digest=None if frame.encoded is None else sha256(frame.encoded).hexdigest(),
-        clusters=clusters,
-    )
 
 
 def _pick_json(order: int, frame: PoolFrame, pick: Pick, grid: tuple[int, int]) -> dict[str, Any]:

@@ -151,6 +151,8 @@ def picked_frames(picks: Mapping[str, Any]) -> tuple[SelectedFrame, ...]:
     frames = tuple(_picked(pick) for pick in picks["picks"])
     if [frame.order for frame in frames] != list(range(1, len(frames) + 1)):
         raise ValueError("the picks are not numbered 1, 2, 3, ...")
+    if len({(frame.source, frame.frame_index) for frame in frames}) < len(frames):
+        raise ValueError("a frame is picked twice")
     return frames
 
 

@@ -76,7 +76,7 @@ def _outline(group: set[Corner]) -> list[Corner]:
     """
     start = min(group, key=lambda at: (at[1], at[0]))
     at, heading = start, (1, 0)
-    corners = []
+    corners: list[Corner] = []
     while True:
         (x, y), (dx, dy) = at, heading
         # The patches to the right and to the left of the step ahead, whose corner `at` is.

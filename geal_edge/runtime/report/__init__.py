@@ -28,6 +28,7 @@ from geal_edge.runtime.report.pictures import (
     require_pillow,
     spool_pictures,
 )
+from geal_edge.runtime.selection import nothing_there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,9 +59,7 @@ def write_report(source: Path, out: Path, *, watch: Observer | None = None) -> R
         report = read_picks_report(source)
         pictures = small = picks_pictures(report, WIDTH, watch)
     else:
-        raise UsageError(
-            f"{source}: no such file or folder. Give a spool (of `geal-edge run`) or a picks file (of `geal-edge select`)."
-        )
+        raise nothing_there(source)
     missing: list[Missing] = []
     watch.begin("writing the page", len(report.selected) + len(report.others))
     with _replacing(out) as file:

@@ -1,15 +1,14 @@
 """What a report says, as plain values: read from a spool or from a picks file, with its sentences in the page's words."""
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from geal_edge.errors import UsageError
 from geal_edge.runtime.ladder import RADII, Certificate
 from geal_edge.runtime.pool import read_picks
+from geal_edge.runtime.selection import SelectedFrame, not_whole, picked_frames, picked_source
 from geal_edge.runtime.spoolview import StoredFrame, open_view
 from geal_edge.runtime.timeline import Timeline
 
@@ -293,16 +292,11 @@ def read_picks_report(path: Path) -> Report:
     try:
         return _from_picks(path.name, picks)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        what = f"no {error}" if isinstance(error, KeyError) else error
-        raise UsageError(
-            f"{path}: is not a whole picks file ({what}). Write it again with `geal-edge select -o`."
-        ) from error
+        raise not_whole(path, error) from error
 
 
 def _from_picks(name: str, picks: dict[str, Any]) -> Report:
-    selected = tuple(_picked(pick) for pick in picks["picks"])
-    if [frame.order for frame in selected] != list(range(1, len(selected) + 1)):
-        raise ValueError("the picks are not numbered 1, 2, 3, ...")
+    selected = tuple(_picked(frame, pick) for frame, pick in zip(picked_frames(picks), picks["picks"], strict=True))
     counts = {state: int(picks["frames"][state]) for state in ("seen", "lost")}
     return Report(
         name=name,
@@ -317,14 +311,9 @@ def _from_picks(name: str, picks: dict[str, Any]) -> Report:
         examples=(),
         sources=tuple(
             ShownSource(
-                name=str(source["name"]),
-                spec=str(source["spec"]),
-                kind=str(source["kind"]),
-                fps=None if source["fps"] is None else float(source["fps"]),
-                first_seen=None,
-                finished=True,
+                name=source.name, spec=source.spec, kind=source.kind, fps=source.fps, first_seen=None, finished=True
             )
-            for source in picks["sources"]
+            for source in map(picked_source, picks["sources"])
         ),
         promise=picks_promise(
             [frame.distance or 0.0 for frame in selected],
@@ -339,30 +328,22 @@ def _from_picks(name: str, picks: dict[str, Any]) -> Report:
     )
 
 
-def _picked(pick: dict[str, Any]) -> ShownFrame:
-    rows, columns = (int(n) for n in pick["witness"]["grid"])
-    patches = tuple(int(patch) for patch in pick["witness"]["patches"])
-    if rows < 1 or columns < 1 or any(not 0 <= patch < rows * columns for patch in patches):
-        raise ValueError(f"pick {pick['order']}: a patch lies outside the grid of {rows} x {columns}")
-    distance = float(pick["distance"])
-    if not 0.0 <= distance < math.inf:
-        raise ValueError(f"pick {pick['order']}: a distance of {distance}")
-    time_ns = pick["capture_time_ns"]
+def _picked(frame: SelectedFrame, pick: dict[str, Any]) -> ShownFrame:
     return ShownFrame(
-        order=int(pick["order"]),
-        id=str(pick["id"]),
-        source=str(pick["source"]),
-        frame_index=int(pick["frame_index"]),
-        capture_time_ns=None if time_ns is None else int(time_ns),
-        distance=distance,
+        order=frame.order,
+        id=frame.id,
+        source=frame.source,
+        frame_index=frame.frame_index,
+        capture_time_ns=frame.capture_time_ns,
+        distance=frame.distance,
         novelty=None,
         radius=None,
-        patches=patches,
+        patches=frame.patches,
         heat=_heat(pick["clusters"]["distances"], pick["clusters"]["patches"]),
-        grid=(rows, columns),
+        grid=frame.grid,
         seen_at=None,
         file=None,
-        sha256=pick["sha256"],
+        sha256=frame.sha256,
     )
 
 

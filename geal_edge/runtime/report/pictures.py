@@ -1,16 +1,15 @@
 """The report's pictures: small JPEGs of frames, from the spool's files or read again from the sources of a picks file."""
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import TypeAlias
 
-from geal_edge.errors import FrameError, GealEdgeError, MissingDependency
-from geal_edge.runtime.frame import Frame, Image, LostFrame
+from geal_edge.errors import FrameError, MissingDependency
+from geal_edge.runtime.frame import Image
 from geal_edge.runtime.observer import Observer
-from geal_edge.runtime.report.data import Report, ShownFrame, ShownSource
-from geal_edge.runtime.sources import Source, open_source
+from geal_edge.runtime.report.data import Report, ShownFrame
+from geal_edge.runtime.selection import read_again
 from geal_edge.runtime.sources.images import read_image
 
 WIDTH = 320
@@ -92,46 +91,7 @@ def picks_pictures(report: Report, width: int, watch: Observer) -> Pictures:
             pictures.update({(name, index): why for index in frames})
             continue
         watch.begin(f"reading {name} again", len(frames))
-        for index, picture in _read_again(sources[name], frames, width):
-            pictures[name, index] = picture
+        for index, found in read_again(sources[name], frames):
+            pictures[name, index] = Missing(why=found) if isinstance(found, str) else shrink(found.image, width)
             watch.advance()
     return lambda frame: pictures[frame.source, frame.frame_index]
-
-
-def _read_again(source: ShownSource, wanted: dict[int, ShownFrame], width: int) -> Iterator[tuple[int, Picture]]:
-    left = dict(wanted)
-    try:
-        opened = open_source(source.spec, name=source.name, fps=source.fps)
-        for found in _frames_at(opened, sorted(wanted)):
-            yield found.frame_index, _picture_again(found, left.pop(found.frame_index), width)
-        why = f"{source.spec} has no such frame any more."
-    except MissingDependency:
-        raise  # one command mends it, for all frames
-    except GealEdgeError as error:
-        why = f"The source cannot be read again: {error}"
-    for index in left:
-        yield index, Missing(why=why)
-
-
-def _frames_at(source: Source, indices: list[int]) -> Iterator[Frame | LostFrame]:
-    """The frames at these ascending indices; those that are not there any more are left out."""
-    left = set(indices)
-    if source.kind == "images":  # each is a file of its own: nothing between two picks need be decoded
-        found = (next(source.frames(after=index - 1), None) for index in indices)
-        yield from (frame for frame in found if frame is not None)
-        return
-    for frame in source.frames(after=indices[0] - 1):
-        if frame.frame_index in left:
-            yield frame
-        if frame.frame_index >= indices[-1]:
-            return
-
-
-def _picture_again(found: Frame | LostFrame, pick: ShownFrame, width: int) -> Picture:
-    if isinstance(found, LostFrame):
-        return Missing(why=found.detail)
-    if found.id != pick.id:
-        return Missing(why=f"{found.id} stands in its place now.")
-    if pick.sha256 is not None and found.encoded is not None and sha256(found.encoded).hexdigest() != pick.sha256:
-        return Missing(why="The file has changed since it was picked.")
-    return shrink(found.image, width)

@@ -3,13 +3,13 @@
 import glob
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from geal_edge.errors import SourceError, UsageError
 from geal_edge.runtime.frame import Frame, LostFrame
-from geal_edge.runtime.sources import drawn, images, video
+from geal_edge.runtime.sources import bagfolder, bags, drawn, images, video
 
 _DRAWN = re.compile(r"drawn:(\d+)(?::(\d+))?")
 
@@ -26,11 +26,11 @@ class Source(Protocol):
 
     @property
     def spec(self) -> str:
-        """What opens it again with `open_source`: an absolute path or pattern, or `drawn:SEED:FRAMES`."""
+        """What opens it again with `open_source`: an absolute path or pattern, `PATH#TOPIC`, or `drawn:SEED:FRAMES`."""
 
     @property
     def kind(self) -> str:
-        """`images`, `video` or `drawn`."""
+        """`images`, `video`, `bag` or `drawn`."""
 
     @property
     def fps(self) -> float | None:
@@ -54,16 +54,23 @@ class Source(Protocol):
         """
 
 
-def open_source(spec: str, *, name: str | None = None, fps: float | None = None) -> Source:
-    """Open what a user names: a folder of images, a glob pattern, an image, a video file, or `drawn:SEED[:FRAMES]`.
+def open_source(spec: str, *, name: str | None = None, fps: float | None = None, topics: Sequence[str] = ()) -> Source:
+    """Open what a user names: a folder of images, a glob pattern, an image, a video file, `drawn:SEED[:FRAMES]`, or
+    recorded ROS data (a rosbag2 folder, .mcap, .db3, .bag; `PATH#TOPIC#TOPIC` chooses topics, as `topics` does).
 
-    name  instead of the source's own
-    fps   look at so many frames per second of source time; not for images, which have no times
+    name    instead of the source's own
+    fps     look at so many frames per second of source time; not for images, which have no times
+    topics  names or globs of image topics, for recorded ROS data alone
 
     Raises UsageError for a call that cannot be meant, SourceError where nothing usable is there, MissingDependency.
     """
     if name is not None and (not name.strip() or "/" in name or not name.isprintable()):
         raise UsageError(f"--name {name!r}: must be a plain word or phrase without slashes")
+    path, named_topics = _split_topics(spec)
+    if os.path.lexists(path) and bagfolder.is_bag(path):
+        return bags.BagSource(path, [*named_topics, *topics], name=name, fps=fps)
+    if topics:
+        raise UsageError(f"--topic {topics[0]}: is for recorded ROS data; {spec} is none")
     if spec.startswith("drawn:"):
         return _open_drawn(spec, name, fps)
     path, absolute = Path(spec), os.path.abspath(spec)
@@ -74,7 +81,9 @@ def open_source(spec: str, *, name: str | None = None, fps: float | None = None)
     if not is_pattern and not path.is_dir() and ending in video.ENDINGS:
         return video.VideoSource(path, name=name, fps=fps)
     if fps is not None:
-        raise UsageError(f"--fps {fps:g}: is for videos and drawn drives; {spec} is not one, and images have no times")
+        raise UsageError(
+            f"--fps {fps:g}: is for videos, bags and drawn drives; {spec} is not one, and images have no times"
+        )
     if is_pattern:
         return images.image_glob(spec, name=name)
     if path.is_dir():
@@ -82,7 +91,19 @@ def open_source(spec: str, *, name: str | None = None, fps: float | None = None)
     if ending in images.ENDINGS:
         return images.ImageSource(path.parent, [path.name], name=name or images.own_name(path), spec=absolute)
     known = " ".join(sorted(images.ENDINGS | video.ENDINGS))
-    raise SourceError(f"{spec}: neither an image nor a video by its ending (known: {known})")
+    raise SourceError(
+        f"{spec}: neither an image nor a video by its ending (known: {known}), nor a bag ({' '.join(bagfolder.ENDINGS)})"
+    )
+
+
+def _split_topics(spec: str) -> tuple[Path, list[str]]:
+    """`PATH#TOPIC#TOPIC` taken apart, where that is not itself the name of something."""
+    parts = spec.split("#")
+    for end in range(len(parts), 0, -1):
+        path = "#".join(parts[:end])
+        if os.path.lexists(path):
+            return Path(path), parts[end:]
+    return Path(spec), []
 
 
 def _open_drawn(spec: str, name: str | None, fps: float | None) -> Source:

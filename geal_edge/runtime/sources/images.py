@@ -194,10 +194,16 @@ def read_image(path: Path) -> DecodedImage:
     Raises FrameError with the reason `unreadable` (no plain file, or no right to read it), `empty`, `not_an_image`,
     `too_large` (over 100 megapixels by its header, or over 1 GiB: never decoded), `truncated` or `undecodable`.
     """
+    return decode_image(_read_file(path))
+
+
+def decode_image(data: bytes) -> DecodedImage:
+    """The same for the bytes of an image file, wherever they stand. Raises FrameError as `read_image` does."""
     from PIL import Image as Pillow
     from PIL import UnidentifiedImageError
 
-    data = _read_file(path)
+    if not data:
+        raise FrameError("empty", "the image has 0 bytes.")
     # Pillow warns of large pictures, odd EXIF and palettes; each is either used or lost here, and said once by us.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

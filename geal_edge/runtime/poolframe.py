@@ -1,0 +1,74 @@
+"""What selection remembers of a frame: its clusters, in the form that will be measured, and never its image."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from geal_edge.config import ClusterConfig
+from geal_edge.runtime.clusters import IntArray, KnowledgeClusters, Rows, knowledge_clusters
+from geal_edge.runtime.distill import distill
+from geal_edge.runtime.encoder import Encoded
+from geal_edge.runtime.features import FrameRecord
+from geal_edge.runtime.kcenter import RawRows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolFrame:
+    """One frame of a pool.
+
+    digest     sha256 (hex) of the source's own file bytes; None where the source has no bytes per frame (video)
+    raw        fp32 (C, D), the clusters' centres before they were made unit rows; None unless Euclid is to measure them
+    embedding  fp32 (D,), the CLS embedding; None unless a baseline asks for it
+    """
+
+    id: str
+    source: str
+    frame_index: int
+    capture_time_ns: int | None
+    digest: str | None
+    clusters: KnowledgeClusters
+    raw: RawRows | None = None
+    embedding: npt.NDArray[np.float32] | None = None
+
+    @property
+    def rows(self) -> Rows | RawRows:
+        """What the selection measures."""
+        return self.clusters.rows if self.raw is None else self.raw
+
+
+def pool_frame(
+    record: FrameRecord, encoded: Encoded, recipe: ClusterConfig, *, raw: bool = False, embedding: bool = False
+) -> PoolFrame:
+    """Group one frame's features by a recipe. Raises FrameError (`degenerate`) where nothing in it could be judged."""
+    distilled = distill(
+        encoded.patch_features,
+        encoded.cls_attention,
+        attention_ratio=recipe.attention_ratio,
+        ratio_rule=recipe.ratio_rule,
+    )
+    clusters = knowledge_clusters(distilled, recipe)
+    return PoolFrame(
+        id=record.id,
+        source=record.source,
+        frame_index=record.frame_index,
+        capture_time_ns=record.capture_time_ns,
+        digest=record.digest,
+        clusters=clusters,
+        raw=raw_rows(distilled.tokens, clusters.patch_cluster[distilled.patches].astype(np.intp)) if raw else None,
+        # A copy: stored features come as views of a file, which would stay mapped with every frame.
+        embedding=np.array(encoded.cls_embedding) if embedding and encoded.cls_embedding is not None else None,
+    )
+
+
+def raw_rows(tokens: npt.NDArray[np.floating], labels: IntArray) -> RawRows:
+    """The centres of clusters that K-Means has found: plain means of their tokens, in fp32.
+
+    tokens (M, D), labels (M,) from 0 without a gap -> (C, D)
+
+    >>> raw_rows(np.array([[2.0, 0.0], [4.0, 0.0], [0.0, 3.0]]), np.array([0, 0, 1])).tolist()
+    [[3.0, 0.0], [0.0, 3.0]]
+    """
+    member = labels == np.arange(labels.max() + 1)[:, None]
+    means: RawRows = (member @ tokens.astype(np.float64) / member.sum(axis=1, keepdims=True)).astype(np.float32)
+    return means
