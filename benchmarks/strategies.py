@@ -54,11 +54,11 @@ def main() -> None:
     if options.json:
         print(json.dumps({"benchmark": "strategies", "machine": machine(), **facts, "results": rows}, indent=1))
         return
-    print("what the picks of each strategy cover, in chord: cover radius / mean / 95th percentile")
+    print("what the picks of each strategy cover: chord from a cluster to the nearest one picked")
     print(", ".join(f"{name} {value}" for name, value in facts.items()))
     width = max(len(name) for name in rows)
     for budget in budgets:
-        print(f"\n{budget} frames")
+        print(f"\n{budget} frames".ljust(width + 5) + f"{'cover radius':28}{'mean cover':28}95th percentile")
         for strategy, by_budget in rows.items():
             cover = by_budget[str(budget)]
             print(f"  {strategy:<{width}}  " + "   ".join(words(cover[name]) for name in ("radius", "mean", "p95")))

@@ -13,6 +13,7 @@ import pytest
 from typer.main import get_command
 
 from geal_edge.cli.app import app, main
+from geal_edge.cli.demo import MARKER
 from geal_edge.cli.export import parse_size, parse_triple
 from geal_edge.errors import UsageError
 from geal_edge.models.named import NAMED
@@ -51,7 +52,7 @@ def test_run_says_what_it_selected_and_names_the_next_command(cli, tiny_bundle, 
     words = ("run", DRIVE, "--bundle", tiny_bundle.path, "--spool", tmp_path / "s", "--budget", 5)
     code, out, error = cli(*words)
     assert code == 0
-    assert "5 of 60 frames selected" in out
+    assert "5 of 60 frames selected, budget 5" in out
     assert "every cluster seen is within chord" in out
     assert f"geal-edge report {tmp_path / 's'}" in out
     assert "UNTRAINED" in error
@@ -292,7 +293,7 @@ def test_ctrl_c_finishes_the_frame_leaves_a_sound_spool_and_the_command_goes_on(
     again = start(*words)
     out, error = again.communicate(timeout=120)
     assert again.returncode == 0, error
-    assert "5 of 400 frames selected" in out
+    assert "5 of 400 frames selected, budget 5" in out
 
 
 def test_a_reader_that_goes_away_is_no_mistake(tiny_bundle, spool):
@@ -303,15 +304,24 @@ def test_a_reader_that_goes_away_is_no_mistake(tiny_bundle, spool):
     listing.stderr.close()
 
 
+def test_the_demo_leaves_a_folder_alone_that_is_not_its_own(cli, spool):
+    before = sorted(spool.rglob("*"))
+    code, _, error = cli("demo", "--folder", spool.parent)
+    assert code == 2
+    assert "--folder" in error
+    assert sorted(spool.rglob("*")) == before
+
+
 def test_the_demo_shows_the_whole_way_and_compares_with_uniform_sampling(tmp_path, tiny_bundle):
     # The tiny bundle stands in for the demo's own, which takes a minute: `make demo` runs that one.
     shutil.copytree(tiny_bundle.path, tmp_path / "demo" / "bundle")
+    (tmp_path / "demo" / MARKER).touch()
     environment = {**os.environ, "NO_COLOR": "1"}
     demo = subprocess.run(
         [sys.executable, "-m", "geal_edge", "demo", "--folder", str(tmp_path / "demo")],
         capture_output=True, text=True, env=environment, check=True,
     )  # fmt: skip
-    assert "20 of 360 frames selected" in demo.stdout
+    assert "20 of 360 frames selected, budget 20" in demo.stdout
     assert "uniform sampling" in demo.stdout
     assert (tmp_path / "demo" / "report.html").exists()
     assert "UNTRAINED" in demo.stdout

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -48,10 +49,25 @@ def test_a_write_in_pieces_is_finished(tmp_path, monkeypatch):
 
 def test_a_folder_where_a_file_is_says_so(tmp_path):
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(StorageError, match="is a file"):
+    with pytest.raises(StorageError, match="in the way"):
         durable.make_folder(tmp_path / "file" / "below")
     with pytest.raises(StorageError, match="in the way"):
         durable.make_folder(tmp_path / "file")
+
+
+def test_every_folder_on_the_way_is_synced(tmp_path, monkeypatch):
+    synced: list[Path] = []
+    monkeypatch.setattr(durable, "sync_folder", synced.append)
+    durable.make_folder(tmp_path / "a" / "b" / "c")
+    assert synced == [tmp_path, tmp_path / "a", tmp_path / "a" / "b"]
+
+
+def test_a_folder_is_replaced_whole(tmp_path):
+    for name in ("old", "new"):
+        durable.make_folder(tmp_path / name)
+        (tmp_path / name / name).touch()
+    durable.replace_folder(tmp_path / "new", tmp_path / "old")
+    assert [p.relative_to(tmp_path).as_posix() for p in sorted(tmp_path.rglob("*"))] == ["old", "old/new"]
 
 
 def test_removing_what_is_gone_is_fine(tmp_path):

@@ -103,6 +103,10 @@ def test_an_older_bundle_is_replaced_and_anything_else_is_not(tmp_path):
     export(tmp_path / "b")
     newer = export(tmp_path / "b", tiny_weights(seed=2))
     assert Bundle.open(tmp_path / "b").digest == newer.digest
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "manifest.json").write_text("{}")
+    with pytest.raises(BundleError, match="is no bundle"):
+        export(tmp_path / "project")
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.jpg").write_bytes(b"")
     with pytest.raises(BundleError, match="is no bundle"):

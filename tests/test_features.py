@@ -228,7 +228,7 @@ def test_another_source_of_that_name_or_another_rate_is_refused(scribe, tmp_path
 
 def test_a_folder_of_something_else_is_left_alone(scribe, tiny_bundle, tmp_path):
     (tmp_path / "holiday.jpg").write_bytes(b"")
-    with pytest.raises(UsageError, match="holiday.jpg"):
+    with pytest.raises(UsageError, match="holiday"):
         select([memory()], scribe, tmp_path)
     with pytest.raises(UsageError, match="is a file"):
         select([memory()], scribe, tmp_path / "holiday.jpg")

@@ -10,6 +10,7 @@ from geal_edge.models.bundle import feature_space
 from geal_edge.runtime import pipeline, pool
 from geal_edge.runtime.distance import chord, squared_distances
 from geal_edge.runtime.features import Features
+from geal_edge.runtime.frame import usable
 from geal_edge.runtime.observer import Silent
 from geal_edge.runtime.sources import open_source
 from geal_edge.runtime.spoolview import open_view
@@ -44,7 +45,7 @@ def images(tmp_path):
     folder = tmp_path / "labelled"
     folder.mkdir()
     for item in open_source("drawn:2:5").frames():
-        Image.fromarray(item.image).save(folder / f"{item.frame_index}.png")
+        Image.fromarray(usable(item).image).save(folder / f"{item.frame_index}.png")
     return folder
 
 

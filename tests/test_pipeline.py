@@ -1,9 +1,10 @@
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
 import pytest
 
-from geal_edge.errors import FrameError, Interrupted, SpoolMismatch, UsageError
+from geal_edge.errors import FrameError, Interrupted, SourceClash, SpoolMismatch, UsageError
 from geal_edge.runtime import pipeline
 from geal_edge.runtime.clusters import knowledge_clusters
 from geal_edge.runtime.distance import squared_distances
@@ -12,6 +13,7 @@ from geal_edge.runtime.observer import Silent
 from geal_edge.runtime.pipeline import clusters_of
 from geal_edge.runtime.sources import open_source
 from geal_edge.runtime.spoolview import open_view
+from geal_edge.runtime.stopping import Stop
 from tests.fakes import MemorySource, frame
 
 DRIVE = "drawn:1:120"
@@ -28,9 +30,19 @@ def outcome(path):
         return [(line["id"], line["order"], line["distance"]) for line in lines], view.counts(), view.certificate()
 
 
-def stop_after(n):
-    calls = iter(range(n))
-    return lambda: next(calls, None) is None
+class StopAfter(Stop):
+    """Asked while frame number `n` is in hand, as a signal would."""
+
+    def __init__(self, n):
+        super().__init__()
+        self.left = n
+
+    def between(self, items):
+        for item in super().between(items):
+            self.left -= 1
+            if self.left == 0:
+                self.ask()
+            yield item
 
 
 def test_a_drawn_drive_ends_in_a_sound_spool_within_its_budget(encoder, tmp_path):
@@ -59,7 +71,7 @@ def test_stopped_and_started_again_it_selects_what_one_run_selects(encoder, tmp_
     run([drive], encoder, tmp_path / "whole")
     for n in stops:
         with pytest.raises(Interrupted, match="same command goes on"):
-            run([drive], encoder, tmp_path / "parts", stop=stop_after(n - 1))
+            run([drive], encoder, tmp_path / "parts", stop=StopAfter(n))
     run([drive], encoder, tmp_path / "parts")
     assert outcome(tmp_path / "parts") == outcome(tmp_path / "whole")
 
@@ -82,6 +94,30 @@ def test_a_finished_source_is_not_run_twice_unless_asked(encoder, tmp_path):
     listed, (counts, _), _ = outcome(tmp_path / "s")
     assert listed == before[0]  # what was seen is covered; seeing it again brings nothing new
     assert counts["seen"] == 40
+
+
+def test_a_second_reading_that_was_stopped_goes_on_and_counts_every_frame_once_more(encoder, tmp_path):
+    drive = open_source("drawn:1:20")
+    run([drive], encoder, tmp_path / "s")
+    with pytest.raises(Interrupted):
+        run([drive], encoder, tmp_path / "s", again=True, stop=StopAfter(7))
+    run([drive], encoder, tmp_path / "s", again=True)
+    assert outcome(tmp_path / "s")[1][0]["seen"] == 40
+
+
+def test_two_sources_of_one_name_are_refused_before_anything_is_read(encoder, tmp_path):
+    one, other = MemorySource([frame(0)]), MemorySource([frame(0), frame(1)])
+    with pytest.raises(SourceClash, match="--name"):
+        run([one, other], encoder, tmp_path / "s")
+    assert outcome(tmp_path / "s")[1][0]["seen"] == 0
+    assert run([one, one], encoder, tmp_path / "s").skipped == ("memory",)
+
+
+def test_a_picture_too_long_for_jpeg_is_stored_as_png(encoder, tmp_path):
+    long = replace(frame(0), image=np.zeros((1, 66_000, 3), np.uint8), encoded=None)
+    run([MemorySource([long])], encoder, tmp_path / "s", budget=1)
+    with open_view(tmp_path / "s") as view:
+        assert view.selected()[0].file.suffix == ".png"
 
 
 def test_lost_frames_are_counted_and_the_others_are_judged(encoder, tmp_path):

@@ -2,7 +2,6 @@ import json
 
 import numpy as np
 import pytest
-
 from typer.testing import CliRunner
 
 from geal_edge.cli.app import app
@@ -13,7 +12,7 @@ from geal_edge.runtime import baselines, pool
 from geal_edge.runtime.clusters import knowledge_clusters
 from geal_edge.runtime.distance import squared_distances
 from geal_edge.runtime.distill import distill
-from geal_edge.runtime.frame import LostFrame
+from geal_edge.runtime.frame import LostFrame, usable
 from geal_edge.runtime.kcenter import draw_first, k_center_by_mean, offsets_of, sample_by_distance
 from geal_edge.runtime.observer import Silent
 from geal_edge.runtime.sources import open_source
@@ -108,7 +107,7 @@ POOL = "drawn:1:14"
 def clusters_by_hand(encoder, recipe):
     """Section 3.2 step by step for each frame: attended tokens, K-Means, centres."""
     for item in open_source(POOL).frames():
-        said = encoder(item.image)
+        said = encoder(usable(item).image)
         few = distill(
             said.patch_features,
             said.cls_attention,
@@ -164,7 +163,7 @@ def test_the_euclidean_metric_measures_the_raw_centres(encoder):
 def test_a_baselines_picks_are_its_order_with_the_methods_distances(encoder, tiny_bundle, strategy):
     sources = [open_source(POOL)]
     selection = select(sources, encoder, budget=5, seed=2, config=SelectionConfig(strategy=strategy))
-    embeddings = np.stack([encoder(item.image).cls_embedding for item in sources[0].frames()])
+    embeddings = np.stack([encoder(usable(item).image).cls_embedding for item in sources[0].frames()])
     begin = draw_first(14, 2)
     expected = {
         "random": lambda: baselines.random_order(14, 5, 2),
@@ -198,13 +197,12 @@ def test_mean_and_probability_and_the_first_frame_are_as_asked(encoder, tiny_bun
 
 
 def test_settings_that_exclude_each_other_are_refused():
-    for settings, words in (
-        ({"sampling": "probability", "reduction": "mean"}, "Eq. 5"),
-        ({"strategy": "uniform", "metric": "euclidean"}, "belong to 'geal'"),
-        ({"sampling": "sometimes"}, "farthest, probability"),
-    ):
-        with pytest.raises(UsageError, match=words):
-            SelectionConfig(**settings)
+    with pytest.raises(UsageError, match=r"Eq\. 5"):
+        SelectionConfig(sampling="probability", reduction="mean")
+    with pytest.raises(UsageError, match="belong to 'geal'"):
+        SelectionConfig(strategy="uniform", metric="euclidean")
+    with pytest.raises(UsageError, match="farthest, probability"):
+        SelectionConfig(sampling="sometimes")  # type: ignore[arg-type]  # as a config file may have it
 
 
 def test_selecting_stops_when_asked(encoder):
@@ -236,5 +234,5 @@ def test_the_command_takes_features_known_presets_and_knobs(tiny_bundle, tmp_pat
     call("-n", 2, "--features", features, "--preset", "freesel", "--strategy", "coreset-cosine", "-o", picks[3])
     with pytest.raises(UsageError, match="no SOURCE"):
         call("-n", 2)
-    with pytest.raises(UsageError, match="attention_ratio = 1.5"):
+    with pytest.raises(UsageError, match="attention_ratio"):
         call(POOL, "-n", 2, "--attention-ratio", 1.5)

@@ -259,12 +259,13 @@ def test_a_second_writer_is_refused_and_a_reader_is_not(tmp_path):
             assert view.counts()[0]["seen"] == 0
 
 
-def test_two_sources_of_one_name_clash_and_again_settles_it(tmp_path):
+def test_two_sources_of_one_name_clash_whatever_is_asked(tmp_path):
     with Spool(tmp_path / "s", settings()) as spool:
         spool.begin_source(MemorySource([frame(0)]))
         with pytest.raises(SourceClash, match="--name"):
             spool.begin_source(MemorySource([frame(0), frame(1)]))
-        assert spool.begin_source(MemorySource([frame(0), frame(1)]), again=True).cursor == -1
+        with pytest.raises(SourceClash, match="--name"):
+            spool.begin_source(MemorySource([frame(0), frame(1)]), again=True)
 
 
 def test_an_unfinished_source_goes_on_only_with_its_own_fps(tmp_path):
@@ -292,10 +293,30 @@ def test_a_database_that_is_no_database_is_damage(tmp_path):
     path = tmp_path / "s"
     path.mkdir()
     (path / "spool.db").write_bytes(b"not a database at all" * 100)
-    with pytest.raises(SpoolDamaged, match="geal-edge check"), Spool(path, settings()):
+    with pytest.raises(SpoolDamaged, match="is damaged"), Spool(path, settings()):
         pass
     with pytest.raises(SpoolDamaged), open_view(path):
         pass
+
+
+def test_frames_whose_database_is_lost_are_not_touched(tmp_path):
+    path = tmp_path / "s"
+    fill(path, random_stream(0, 10))
+    for file in path.glob("spool.db*"):
+        file.unlink()
+    before = sorted((path / "frames").iterdir())
+    with pytest.raises(SpoolDamaged, match="is lost"), Spool(path, settings()):
+        pass
+    assert sorted((path / "frames").iterdir()) == before
+
+
+def test_rows_that_cannot_be_read_are_damage_and_no_traceback(tmp_path):
+    path = tmp_path / "s"
+    fill(path, random_stream(0, 10))
+    with sqlite3.connect(path / "spool.db") as database:
+        database.execute("UPDATE units SET levels = x'ffff' WHERE state = 'retained'")
+    with pytest.raises(SpoolDamaged, match="cannot be read"), open_view(path) as view:
+        view.check()
 
 
 def test_a_spool_of_a_later_version_is_refused_and_untouched(tmp_path):

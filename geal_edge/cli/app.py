@@ -1,13 +1,12 @@
 """The `geal-edge` command: registers the commands, turns our errors into one line on stderr and an exit code."""
 
-import os
 import sys
 
 import typer
 
 import geal_edge
 from geal_edge.cli import check, demo, export, extract, inspect, list_, report, run, select, status
-from geal_edge.errors import GealEdgeError
+from geal_edge.errors import GealEdgeError, StorageError
 
 app = typer.Typer(
     name="geal-edge",
@@ -53,6 +52,7 @@ def main() -> None:
     except GealEdgeError as error:
         print(f"geal-edge: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except BrokenPipeError:  # `geal-edge list SPOOL | head` is no mistake
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+    except OSError as error:  # a path that may not be looked at; what we write and read ourselves has its own sentences
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"geal-edge: {where}{error.strerror or error}. Check the path and your rights to it.", file=sys.stderr)
+        sys.exit(StorageError.exit_code)

@@ -16,6 +16,7 @@ def check(spool: SpoolFolder, as_json: Json = False) -> None:
     with open_view(spool) as view:
         problems = view.check()
         frames, _ = view.counts()
+        untrained = " (UNTRAINED weights)" if view.untrained else ""
     sound = all(problem.harmless for problem in problems)
     if as_json:
         found = [asdict(problem) for problem in problems]
@@ -24,5 +25,5 @@ def check(spool: SpoolFolder, as_json: Json = False) -> None:
         for problem in problems:
             print(f"{'note' if problem.harmless else 'DAMAGE'}  {problem.kind}  {problem.detail}")
         verdict = "sound" if sound else "NOT SOUND"
-        print(f"{spool}: {verdict}, {frames['retained']} retained frames, {frames['seen']} seen")
+        print(f"{spool}{untrained}: {verdict}, {frames['retained']} retained frames, {frames['seen']} seen")
     fail_if(not sound, SpoolDamaged.exit_code)

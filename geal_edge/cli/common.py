@@ -3,7 +3,7 @@
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -19,6 +19,7 @@ from geal_edge.runtime.backends.ort import OrtCpu
 from geal_edge.runtime.encoder import Encoder
 from geal_edge.runtime.sources import Source, open_source
 from geal_edge.runtime.sources.bags import BagSource
+from geal_edge.runtime.stopping import Stop
 
 PROGRESS_AFTER_S = 2.0
 
@@ -138,19 +139,18 @@ class Terminal:
 
 
 @contextmanager
-def stopping_well() -> Iterator[Callable[[], bool]]:
+def stopping_well() -> Iterator[Stop]:
     """Ctrl-C and SIGTERM ask to stop after the frame in hand; a second Ctrl-C does not wait."""
-    asked = False
+    stop = Stop()
 
     def ask(signum: int, _: FrameType | None) -> None:
-        nonlocal asked
-        if asked and signum == signal.SIGINT:
+        if stop.asked and signum == signal.SIGINT:
             raise KeyboardInterrupt
-        asked = True
+        stop.ask()
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: asked
+        yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -11,7 +11,7 @@ from geal_edge.cli.common import Quiet, Terminal, open_encoder, stopping_well
 from geal_edge.cli.run import result_lines
 from geal_edge.errors import UsageError
 from geal_edge.models.bundle import MANIFEST_FILE
-from geal_edge.runtime import pipeline
+from geal_edge.runtime import durable, pipeline
 from geal_edge.runtime.baselines import uniform_in_time
 from geal_edge.runtime.report import write_report
 from geal_edge.runtime.sources import open_source
@@ -20,6 +20,7 @@ from geal_edge.runtime.spoolview import StoredFrame, open_view
 
 WEIGHTS = "untrained:0"
 SOURCE = "drawn:0"
+MARKER = ".geal-edge-demo"
 BUDGET = 20
 
 
@@ -37,13 +38,13 @@ def demo(
     """
     bundle, spool, page = folder / "bundle", folder / "spool", folder / "report.html"
     opened = open_source(source)
+    take_folder(folder)
     with Terminal(quiet=quiet) as watch, stopping_well() as stop:
         watch.say(
             "1. export: a ViT-S/16 with UNTRAINED, seeded weights becomes a bundle (real weights: see the README)"
         )
         make_bundle(bundle, watch)
         watch.say(f"2. run: stream {opened.name} on the CPU, budget {budget} frames")
-        forget(spool)
         with open_encoder(bundle, threads=None) as encoder:
             pipeline.run([opened], encoder=encoder, spool_path=spool, budget=budget, watch=watch, stop=stop)
         with open_view(spool) as view:
@@ -70,12 +71,13 @@ def make_bundle(bundle: Path, watch: Terminal) -> None:
         watch.say("   checked against float64: " + str(parity).replace("\n", "\n                            "))
 
 
-def forget(spool: Path) -> None:
-    """Remove the spool of an earlier demo; anything else is refused."""
-    if spool.exists():
-        if not (spool / "spool.db").is_file():
-            raise UsageError(f"{spool}: is no spool of an earlier demo. Choose another --folder.")
-        shutil.rmtree(spool)
+def take_folder(folder: Path) -> None:
+    """Make the demo's folder, or clear what an earlier demo left in it but its bundle. Any other folder is refused."""
+    if folder.exists() and not (folder / MARKER).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{folder}: is in use for something else. Choose a new --folder for the demo.")
+    durable.make_folder(folder)
+    (folder / MARKER).write_text("made by `geal-edge demo`, which may remove what lies beside this file\n")
+    shutil.rmtree(folder / "spool", ignore_errors=True)
 
 
 def event_lines(drive: DrawnDrive, selected: Sequence[int]) -> list[str]:

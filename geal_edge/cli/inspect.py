@@ -35,6 +35,8 @@ def inspect(
     elif path.is_file():
         data = read_picks(path)
         lines = picks_lines(path, data)
+    elif not path.exists():
+        raise UsageError(f"{path}: no such file or folder.")
     else:
         raise UsageError(f"{path}: is no bundle ({MANIFEST_FILE}), no spool ({DATABASE}) and no picks file.")
     print(json.dumps(data, indent=1, ensure_ascii=False) if as_json else "\n".join(lines))

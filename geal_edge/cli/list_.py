@@ -1,6 +1,7 @@
 """`geal-edge list`: the selected frames of a spool, in their order."""
 
 import json
+import sys
 from typing import Annotated
 
 import typer
@@ -20,10 +21,13 @@ def list_selected(
     """
     with open_view(spool) as view:
         lines = list(view.list_lines(retained=retained))
+        untrained = view.untrained
     if as_json:
         for line in lines:
             print(json.dumps(line, ensure_ascii=False))
         return
+    if untrained:
+        print("UNTRAINED weights: the order shows the machinery, not what DINO would choose", file=sys.stderr)
     for line in lines:
         order = "-" if line["order"] is None else line["order"]
         distance = "-" if line["distance"] is None else f"{line['distance']:.4f}"

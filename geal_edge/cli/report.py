@@ -19,5 +19,5 @@ def report(
     Example: `geal-edge report spool -o report.html`
     """
     with Terminal(quiet=quiet) as watch:
-        summary = write_report(path, out)
+        summary = write_report(path, out, watch=watch)
         watch.say(f"{out}: {summary.frames} frames, {summary.bytes / 1e6:.1f} MB")

@@ -26,6 +26,8 @@ from geal_edge.runtime import pipeline
 from geal_edge.runtime.imagefile import Encoding
 from geal_edge.runtime.spoolview import SpoolView, open_view
 
+MAX_BUDGET = 1_000_000
+
 
 def run(
     sources: Sources,
@@ -33,7 +35,7 @@ def run(
     spool: Annotated[
         Path, typer.Option("--spool", "-s", help="Spool folder; made if absent, continued if it is there.")
     ],
-    budget: Annotated[int, typer.Option(min=1, help="Frames to select, in all for this spool.")],
+    budget: Annotated[int, typer.Option(min=1, max=MAX_BUDGET, help="Frames to select, in all for this spool.")],
     fps: Fps = None,
     topic: Topics = None,
     name: Name = None,
@@ -75,7 +77,7 @@ def result_lines(view: SpoolView, spool: Path) -> Iterator[str]:
     """What a run came to, for people."""
     frames, _ = view.counts()
     yield (
-        f"{frames['selected']} of {frames['seen']} frames selected "
+        f"{frames['selected']} of {frames['seen']} frames selected, budget {view.budget} "
         f"({frames['not_new']} not new, {frames['evicted']} evicted, {frames['lost']} lost): {spool}"
     )
     yield certificate_words(view.certificate(), frames["selected"])

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 import geal_edge
 from geal_edge.config import IMAGENET_MEAN, IMAGENET_STD, PRESETS, ResizeFilter
-from geal_edge.errors import BundleError, ParityError, SourceError, StorageError
+from geal_edge.errors import BundleError, ParityError, SourceError
 from geal_edge.export.graph import OPSET, build_graph, serialize
 from geal_edge.export.parity import FLOAT32, ParityReport, Tolerances, compare, reference_forward
 from geal_edge.models.bundle import GRAPH_FILE, MANIFEST_FILE, REFERENCE_FILE, Bundle, Manifest, digest, manifest_bytes
@@ -28,6 +28,7 @@ from geal_edge.runtime.observer import Observer
 from geal_edge.runtime.sources import Source
 from geal_edge.runtime.sources.drawn import DrawnDrive
 
+BUNDLE_FILES = (GRAPH_FILE, REFERENCE_FILE, MANIFEST_FILE)
 REFERENCE_FRAMES = 8
 RAW_RELATIVE_ERROR = 1e-4
 DRAWN_FRAMES = 64  # the drive from which they are taken where the user names none
@@ -140,7 +141,14 @@ def tolerances(options: ExportOptions, expected: Mapping[str, npt.NDArray[np.flo
 
 def require_free_place(out: Path) -> None:
     """Raise BundleError where `out` is something else than a bundle, an empty folder, or nothing yet."""
-    if out.exists() and not (out / MANIFEST_FILE).is_file() and (not out.is_dir() or any(out.iterdir())):
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    try:
+        names = {entry.name for entry in out.iterdir()}
+        is_bundle = names <= set(BUNDLE_FILES) and "geal-edge/bundle/" in (out / MANIFEST_FILE).read_text()
+    except (OSError, ValueError):
+        is_bundle = False
+    if not is_bundle:
         raise BundleError(f"{out}: exists and is no bundle. Choose another --out, or remove it first.")
 
 
@@ -217,17 +225,10 @@ def _npz(arrays: dict[str, npt.NDArray[Any]]) -> bytes:
 
 def _write(out: Path, graph: bytes, npz: bytes, manifest: Manifest) -> Bundle:
     """Complete or not at all: beside its place first, then renamed; an older bundle is replaced."""
-    staging, old = out.with_name(f".{out.name}.new"), out.with_name(f".{out.name}.old")
-    try:
-        shutil.rmtree(staging, ignore_errors=True)
-        durable.make_folder(staging)
-        for name, data in ((GRAPH_FILE, graph), (REFERENCE_FILE, npz), (MANIFEST_FILE, manifest_bytes(manifest))):
-            durable.write_file(staging / name, data)
-        shutil.rmtree(old, ignore_errors=True)
-        if out.exists():
-            out.rename(old)
-        staging.rename(out)
-        shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        raise StorageError(f"{out}: cannot write the bundle ({error.strerror}). Choose another --out.") from error
+    staging = out.with_name(f".{out.name}.new")
+    shutil.rmtree(staging, ignore_errors=True)
+    durable.make_folder(staging)
+    for name, data in zip(BUNDLE_FILES, (graph, npz, manifest_bytes(manifest)), strict=True):
+        durable.write_file(staging / name, data)
+    durable.replace_folder(staging, out)
     return Bundle.open(out)

@@ -61,9 +61,10 @@ class Geometry:
         if width < p or height < p or width % p or height % p:
             lower = (max(p, width // p * p), max(p, height // p * p))
             upper = (-(-max(width, p) // p) * p, -(-max(height, p) // p) * p)
+            sizes = dict.fromkeys(f"{w}x{h}" for w, h in (lower, upper))
             raise UsageError(
                 f"size {width}x{height} (width x height): both sides must be multiples of the patch size {p}. "
-                f"Use {lower[0]}x{lower[1]} or {upper[0]}x{upper[1]}."
+                f"Use {' or '.join(sizes)}."
             )
         return height // p, width // p
 

@@ -5,6 +5,7 @@ to beat on mean cover; the global Core-Set is what the paper compares with.
 """
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,7 @@ from geal_edge.config import Metric
 from geal_edge.runtime.clusters import unit_rows
 from geal_edge.runtime.kcenter import k_center_greedy
 
-Embeddings = npt.NDArray[np.float32]
+Embeddings: TypeAlias = npt.NDArray[np.float32]
 """fp32 (n, D): the CLS embedding of each frame, as the model gave it."""
 
 

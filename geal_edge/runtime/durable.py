@@ -8,6 +8,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,8 +65,25 @@ def make_folder(path: Path, mode: int = 0o777) -> None:
     with _refusals(path, "create the folder"):
         if path.is_dir():
             return
-        path.mkdir(mode=mode, parents=True, exist_ok=True)
+        if path.parent != path and not path.parent.is_dir():
+            make_folder(path.parent)
+        path.mkdir(mode=mode, exist_ok=True)
         sync_folder(path.parent)
+
+
+def replace_folder(new: Path, place: Path) -> None:
+    """Put the folder `new` at `place`, on the same file system; a folder that stood there is removed.
+
+    No one sees half of either; a power cut between the two renames leaves the old one beside its place, as `.<name>.old`.
+    """
+    with _refusals(place, "put the folder"):
+        old = place.with_name(f".{place.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        if place.exists():
+            place.rename(old)
+        new.rename(place)
+        sync_folder(place.parent)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def remove_file(path: Path) -> None:

@@ -46,8 +46,8 @@ SCHEMA = "geal-edge/features/1"
 HEAD = "features.json"
 JOURNAL = "journal.jsonl"
 LOCK = "lock"
-BLOCK_BYTES = 16 << 20
-"""What a block gathers before it is written: some hundred frames. A killed writer loses at most so much work."""
+BLOCK_BYTES = 8 << 20
+"""What a block gathers before it is written: some fifty frames. A killed writer loses at most so much work."""
 
 
 class Encodes(Protocol):

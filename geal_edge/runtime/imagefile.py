@@ -9,12 +9,19 @@ from geal_edge.runtime.frame import Frame, Image
 Encoding: TypeAlias = Literal["jpg", "png"]
 ENCODINGS: tuple[Encoding, ...] = get_args(Encoding)
 JPEG_QUALITY = 95
+JPEG_MAX_SIDE = 65500
+"""Pixels; the limit of libjpeg, a little below the format's own."""
 
 
 def stored_form(frame: Frame, encoding: Encoding) -> tuple[bytes, str]:
-    """(bytes, file ending): the source's own file bytes where it has them, else the image in the chosen encoding."""
+    """(bytes, file ending): the source's own file bytes where it has them, else the image in the chosen encoding.
+
+    A picture too long for JPEG becomes PNG.
+    """
     if frame.encoded is not None:
         return frame.encoded, frame.encoding
+    if max(frame.image.shape[:2]) > JPEG_MAX_SIDE:
+        encoding = "png"
     return encode(frame.image, encoding), encoding
 
 

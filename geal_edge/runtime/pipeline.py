@@ -7,11 +7,11 @@ Scoring changes nothing, and nothing is learned before it is safe on disk. So th
 finds the spool as it was after the last decision, and a recorded source goes on behind the last frame counted.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from geal_edge.errors import FrameError, Interrupted
+from geal_edge.errors import FrameError
 from geal_edge.models.bundle import Bundle
 from geal_edge.models.preprocess import aspect_warning
 from geal_edge.runtime.clusters import KnowledgeClusters, knowledge_clusters
@@ -23,6 +23,7 @@ from geal_edge.runtime.ladder import Ladder
 from geal_edge.runtime.observer import Observer
 from geal_edge.runtime.sources import Source
 from geal_edge.runtime.spool import Spool, SpoolSettings
+from geal_edge.runtime.stopping import Stop
 from geal_edge.runtime.threads import one_blas_thread
 
 
@@ -34,13 +35,13 @@ def stream(
     selector: Ladder,
     spool: Spool,
     watch: Observer,
-    stop: Callable[[], bool],
+    stop: Stop,
 ) -> None:
     """Judge every frame of `source` whose frame_index is above `after`.
 
-    One bad frame is counted and passed over. Raises Interrupted after the frame in hand once `stop()` says so.
+    One bad frame is counted and passed over. Raises Interrupted after the frame in hand once `stop` was asked.
     """
-    for item in source.frames(after=after):
+    for item in stop.between(source.frames(after=after)):
         try:
             frame = usable(item)
             clusters = clusters_of(frame, encoder)
@@ -51,8 +52,6 @@ def stream(
             spool.append(frame, decision)  # durable first; an empty decision writes nothing
             selector.learn(decision)  # then in memory
         watch.advance(retained=len(selector.retained), lost=spool.lost)
-        if stop():
-            raise Interrupted(f"Stopped after {item.id}; the spool is sound. The same command goes on from here.")
     spool.finish_source(source.name)
 
 
@@ -86,16 +85,19 @@ def run(
     encoding: Encoding = "jpg",
     again: bool = False,
     watch: Observer,
-    stop: Callable[[], bool] = lambda: False,
+    stop: Stop | None = None,
 ) -> RunResult:
     """Stream recorded sources one after another into a spool; go on where an earlier run was stopped or killed.
 
     The spool's one round is open: further sources continue it, a finished one is read anew only with `again`.
-    Raises Interrupted, and whatever opening a spool or a source raises.
+    Raises Interrupted, SourceClash before anything is read where two sources have one name, and whatever opening a spool
+    or a source raises.
     """
     finished: list[str] = []
     skipped: list[str] = []
     with one_blas_thread(), Spool(spool_path, spool_settings(encoder.bundle, budget), encoding=encoding) as spool:
+        for source in sources:
+            spool.require_own_name(source, others=sources)
         selector = spool.ladder()
         for source in sources:
             state = spool.begin_source(source, again=again and source.name not in finished)
@@ -112,7 +114,7 @@ def run(
                 selector=selector,
                 spool=spool,
                 watch=watch,
-                stop=stop,
+                stop=stop or Stop(),
             )
             finished.append(source.name)
     return RunResult(finished=tuple(finished), skipped=tuple(skipped))

@@ -14,9 +14,9 @@ spool.db, schema 1:
     units     unit (the number), round, state, levels, squared_novelty, radius, witness, nearest, evicted_by
     frames    frame, unit, id, source, frame_index, capture_time_ns, stored_ns, file, bytes, sha256, clusters, patch map
     deaths    round, level, natural, unit (the first unit not in it): levels that ended; the ladder starts without them
-    counters  name -> n: seen, not_new, gated, retained_ever, evicted, lost:<reason>
+    counters  name -> n: seen, not_new, gated, evicted, lost:<reason>
     sources   name, kind, fingerprint, fps, cursor (last frame_index counted), finished, first_seen
-    timeline  bucket -> frames, retained, lost, novelty, radius;   events: number, name, wall time, detail (newest 10,000)
+    timeline  bucket -> frames, retained, lost, novelty, radius;   events: name, wall time, version, detail (newest 10,000)
 
 How a retained frame becomes safe: its bytes go to a temporary name, fsync, rename, fsync of the folder; then one transaction
 stores its row, clusters, levels, the levels that died, the units that these evict, counters, the source's cursor and the
@@ -38,7 +38,7 @@ import re
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -81,7 +81,7 @@ CREATE TABLE rounds (
   release TEXT NOT NULL);
 CREATE TABLE units (
   unit INTEGER PRIMARY KEY AUTOINCREMENT, round INTEGER NOT NULL REFERENCES rounds, state TEXT NOT NULL, levels BLOB,
-  squared_novelty REAL, radius REAL, witness INTEGER, nearest INTEGER, evicted_by INTEGER);
+  squared_novelty REAL, radius REAL, witness INTEGER, nearest INTEGER, evicted_by TEXT);
 CREATE TABLE frames (
   frame INTEGER PRIMARY KEY AUTOINCREMENT, unit INTEGER NOT NULL REFERENCES units, id TEXT NOT NULL, source TEXT NOT NULL,
   frame_index INTEGER NOT NULL, capture_time_ns INTEGER, stored_ns INTEGER NOT NULL, file TEXT, bytes INTEGER NOT NULL,
@@ -99,7 +99,8 @@ CREATE TABLE timeline (
   bucket INTEGER PRIMARY KEY, frames INTEGER NOT NULL, retained INTEGER NOT NULL, lost INTEGER NOT NULL,
   novelty REAL, radius REAL);
 CREATE TABLE events (
-  event INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, wall_ns INTEGER NOT NULL, detail TEXT NOT NULL);
+  event INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, wall_ns INTEGER NOT NULL, version TEXT NOT NULL,
+  detail TEXT NOT NULL);
 """
 
 
@@ -189,6 +190,7 @@ class Spool:
             "untrained": json.dumps(self.settings.untrained),
         }
         if not is_created(self._db):
+            self._require_no_frames()
             with self._transaction():
                 for statement in _TABLES.split(";")[:-1]:
                     self._db.execute(statement)
@@ -221,6 +223,15 @@ class Spool:
             )
         self._max_retained: int = max_retained
 
+    def _require_no_frames(self) -> None:
+        """No frame is ever written before the tables stand: frames without them are a spool that lost its database."""
+        frames = [entry.name for entry in (self.path / FRAMES).iterdir() if OWN_FILE.fullmatch(entry.name)]
+        if frames:
+            raise SpoolDamaged(
+                f"{self.path}: has {len(frames)} stored frames (such as {sorted(frames)[0]}), but its {DATABASE} is lost. "
+                "Nothing was touched: save the frames, then choose another --spool."
+            )
+
     def _load_running_state(self) -> None:
         self._counters: Counter[str] = Counter(dict(self._db.execute("SELECT name, n FROM counters")))
         self._dirty_counters: set[str] = set()
@@ -230,7 +241,7 @@ class Spool:
         }
         self._dirty_sources: set[str] = set()
         self.timeline = read_timeline(self._db)
-        self._new_events: list[tuple[str, int, str]] = []
+        self._new_events: list[tuple[str, int, str, str]] = []
         self._tombstones: list[tuple[int, str]] = []
         self._flushed_at = self._monotonic()
 
@@ -281,30 +292,37 @@ class Spool:
 
     # -- what it is told -----------------------------------------------------------------------------------------------
 
+    def require_own_name(self, source: Source, *, others: Sequence[Source] = ()) -> None:
+        """Raise SourceClash where another source, in this spool or among `others`, has the name already."""
+        identity = (source.kind, source.fingerprint())
+        row = self._db.execute("SELECT kind, fingerprint, spec FROM sources WHERE name = ?", (source.name,)).fetchone()
+        rivals = [(other.kind, other.fingerprint(), other.spec) for other in others if other.name == source.name]
+        for kind, fingerprint, spec in [row] * (row is not None) + rivals:
+            if (kind, fingerprint) != identity:
+                raise SourceClash(
+                    f"{source.spec}: another source is named {source.name!r} ({spec}), or this one's content has changed "
+                    "since it was first read. Give this one a name of its own with --name."
+                )
+
     def begin_source(self, source: Source, *, again: bool = False) -> SourceState:
         """Register a source, or find it again; returns how far it has been counted.
 
-        `again` starts a known one from its beginning. Raises SourceClash where another source has the name already, or
-        SpoolMismatch where the same one was begun with another --fps.
+        `again` starts one anew that was read to its end; an unfinished one goes on. Raises SourceClash where another
+        source has the name already, or SpoolMismatch where the same one was begun with another --fps.
         """
-        name, fingerprint = source.name, source.fingerprint()
-        row = self._db.execute("SELECT kind, fingerprint, fps, spec FROM sources WHERE name = ?", (name,)).fetchone()
-        if row is not None and not again:
-            if (row[0], row[1]) != (source.kind, fingerprint):
-                raise SourceClash(
-                    f"{source.spec}: this spool already has a source named {name!r} ({row[3]}) with other content. "
-                    "Give this one a name of its own with --name, or read it from its start with --again."
-                )
-            if row[2] != source.fps and not self._sources[name].finished:
-                raise SpoolMismatch(
-                    f"{source.spec}: was begun with {_fps_words(row[2])} and is not finished. "
-                    f"Go on with {_fps_words(row[2])}, or start it over with --again."
-                )
-        if row is None or again:
+        self.require_own_name(source)
+        name = source.name
+        row = self._db.execute("SELECT fps FROM sources WHERE name = ?", (name,)).fetchone()
+        if row is not None and row[0] != source.fps and not self._sources[name].finished:
+            raise SpoolMismatch(
+                f"{source.spec}: was begun with {_fps_words(row[0])} and is not finished. "
+                f"Go on with {_fps_words(row[0])}, or use another --spool."
+            )
+        if row is None or (again and self._sources[name].finished):
             with self._transaction():
                 self._db.execute(
                     "INSERT OR REPLACE INTO sources VALUES (?, ?, ?, ?, ?, -1, 0, ?)",
-                    (name, source.spec, source.kind, fingerprint, source.fps, self._counters["seen"]),
+                    (name, source.spec, source.kind, source.fingerprint(), source.fps, self._counters["seen"]),
                 )
             self._sources[name] = SourceState(cursor=-1, finished=False)
         return self._sources[name]
@@ -312,20 +330,21 @@ class Spool:
     def append(self, frame: Frame, decision: Decision) -> None:
         """Make a decision durable, with the frame's bytes where it retains them. An empty decision writes nothing now.
 
-        Raises StorageError: then nothing of the decision happened, and it must not be learned.
+        Raises StorageError: then the decision must not be learned; the next writer finds all of it done or nothing.
         """
+        data, ending = stored_form(frame, self._encoding) if decision.retain else (b"", "")
         self._count_seen(frame.source, frame.frame_index)
-        self._count("retained_ever" if decision.retain else "not_new")
+        self._count("not_new", 0 if decision.retain else 1)
         self._count("evicted", len(decision.evicted))
         self.timeline.add(novelty=decision.novelty, radius=decision.radius, retained=decision.retain)
         if decision.empty:
             self._flush_when_due()
             return
-        data, ending = stored_form(frame, self._encoding) if decision.retain else (b"", "")
         file = f"{decision.unit:08d}.{ending}"
         if decision.retain:
             durable.write_file(self.path / FRAMES / file, data)
         evicted: list[tuple[int, str]] = []
+        evicted_ids: list[str] = []
         with self._transaction():
             if decision.retain:
                 self._insert_unit(frame, decision, file, data)
@@ -335,12 +354,13 @@ class Spool:
             )
             for unit in decision.evicted:
                 self._db.execute(
-                    "UPDATE units SET state = 'evicted', levels = NULL, evicted_by = ? WHERE unit = ?",
-                    (decision.unit, unit),
+                    "UPDATE units SET state = 'evicted', levels = NULL, evicted_by = ? WHERE unit = ?", (frame.id, unit)
                 )
-                evicted += self._db.execute("SELECT frame, file FROM frames WHERE unit = ?", (unit,))
+                for number, name, id_ in self._db.execute("SELECT frame, file, id FROM frames WHERE unit = ?", (unit,)):
+                    evicted.append((number, name))
+                    evicted_ids.append(id_)
                 self._db.execute("UPDATE frames SET clusters = NULL, patch_cluster = NULL WHERE unit = ?", (unit,))
-            self._note_consequences(decision)
+            self._note_consequences(frame, decision, evicted_ids)
             self._write_running_state()
         self._tombstones = evicted
         self._unlink_tombstones()
@@ -361,7 +381,8 @@ class Spool:
 
     def event(self, name: str, **detail: Any) -> None:
         """Note something that a person may ask about; stored with the next transaction."""
-        self._new_events.append((name, self._wall_ns(), json.dumps(detail, ensure_ascii=False)))
+        detailed = json.dumps(detail, ensure_ascii=False)
+        self._new_events.append((name, self._wall_ns(), geal_edge.__version__, detailed))
 
     def flush(self) -> None:
         """Store counters, cursors, time line and events now."""
@@ -412,13 +433,13 @@ class Spool:
             ),
         )
 
-    def _note_consequences(self, decision: Decision) -> None:
+    def _note_consequences(self, frame: Frame, decision: Decision, evicted: list[str]) -> None:
         """Deleting unsent data, and giving up a radius under pressure, are decisions: each is an event."""
         pressed = [death.level for death in decision.deaths if not death.natural]
         if pressed:
-            self.event("levels_dropped", cause="max_retained", levels=pressed, by=decision.unit)
-        if decision.evicted:
-            self.event("units_evicted", units=list(decision.evicted), by=decision.unit)
+            self.event("radius_raised", cause="max_retained", levels=pressed, by=frame.id)
+        if evicted:
+            self.event("units_evicted", units=evicted, by=frame.id)
 
     def _flush_when_due(self) -> None:
         if self._monotonic() - self._flushed_at >= FLUSH_S:
@@ -441,7 +462,7 @@ class Spool:
             self._db.executemany("UPDATE frames SET file = NULL WHERE frame = ?", [(f,) for f, _ in self._tombstones])
             self._tombstones = []
         if self._new_events:
-            self._db.executemany("INSERT INTO events VALUES (NULL, ?, ?, ?)", self._new_events)
+            self._db.executemany("INSERT INTO events VALUES (NULL, ?, ?, ?, ?)", self._new_events)
             self._db.execute("DELETE FROM events WHERE event <= (SELECT max(event) FROM events) - ?", (MAX_EVENTS,))
             self._new_events = []
         self._flushed_at = self._monotonic()
@@ -501,7 +522,7 @@ def database_errors(path: Path) -> Iterator[None]:
         ) from error
     except sqlite3.DatabaseError as error:
         raise SpoolDamaged(
-            f"{path / DATABASE}: is damaged ({error}). Look with `geal-edge check {path}`, and keep a copy of the folder."
+            f"{path / DATABASE}: is damaged ({error}). Nothing was changed; keep a copy of the folder, and use another --spool."
         ) from error
 
 

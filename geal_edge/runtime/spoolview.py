@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from geal_edge.errors import SpoolError
+from geal_edge.errors import SpoolDamaged, SpoolError
 from geal_edge.runtime.distance import chord
 from geal_edge.runtime.ladder import Certificate, Death, Ladder
 from geal_edge.runtime.spool import (
@@ -115,9 +115,13 @@ class SpoolView:
         return [{**dict(zip(names, row, strict=True)), "finished": bool(row[5])} for row in rows]
 
     def events(self) -> list[dict[str, Any]]:
-        """Events, oldest first: name, wall_ns, and the fields of its detail."""
-        rows = self._db.execute("SELECT name, wall_ns, detail FROM events ORDER BY event")
-        return [{"name": name, "wall_ns": wall_ns, **json.loads(detail)} for name, wall_ns, detail in rows]
+        """Events, oldest first: name, wall_ns, version, bundle, and the fields of its detail."""
+        rows = self._db.execute("SELECT name, wall_ns, version, detail FROM events ORDER BY event")
+        bundle = self.meta["bundle"]
+        return [
+            {"name": name, "wall_ns": wall_ns, "version": version, "bundle": bundle, **json.loads(detail)}
+            for name, wall_ns, version, detail in rows
+        ]
 
     def ladder(self) -> Ladder:
         """The selector, restored for asking only."""
@@ -214,6 +218,7 @@ class SpoolView:
         for frame in self.retained() if retained else self.selected():
             yield {
                 "schema": LIST_SCHEMA,
+                "untrained": self.untrained,
                 "order": frame.order,
                 "unit": frame.id,
                 "id": frame.id,
@@ -331,7 +336,12 @@ def open_view(path: Path) -> Iterator[SpoolView]:
             db.execute("BEGIN")  # one snapshot for all that is asked, whatever a running writer commits meanwhile
             if not is_created(db):
                 raise SpoolError(f"{path}: this spool was never filled. Start `geal-edge run` on it.")
-            yield SpoolView(path, db)
+            try:
+                yield SpoolView(path, db)
+            except (ValueError, IndexError, TypeError, KeyError) as error:  # rows that no version of ours has written
+                raise SpoolDamaged(
+                    f"{database}: holds rows that cannot be read ({error!r}). Nothing was changed; keep a copy of the folder."
+                ) from error
         finally:
             db.close()
 

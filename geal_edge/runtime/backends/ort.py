@@ -2,9 +2,10 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from geal_edge.errors import BackendError, MissingDependency
 from geal_edge.runtime.backends import Arrays, Backend, TensorSpec
@@ -25,7 +26,7 @@ class OrtCpu(Backend):
     def __init__(self, graph: Path, *, threads: int | None = None) -> None:
         self._graph = graph
         self._threads = threads if threads is not None else len(os.sched_getaffinity(0))
-        self._buffers: dict[int, Arrays] = {}
+        self._bound: dict[int, _Bound] = {}
 
     def _start(self) -> None:
         ort = _onnxruntime()
@@ -38,35 +39,46 @@ class OrtCpu(Backend):
             self._session = ort.InferenceSession(str(self._graph), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's own exceptions share no base class but Exception
             raise BackendError(f"{self._graph}: ONNX Runtime cannot load this graph ({error}).") from error
-        self._ort = ort
         self.inputs = {node.name: _spec(node) for node in self._session.get_inputs()}
         self.outputs = {node.name: _spec(node) for node in self._session.get_outputs()}
 
     def _infer(self, feeds: Arrays) -> Arrays:
-        binding = self._session.io_binding()
+        bound = self._bound_for(len(next(iter(feeds.values()))))
         for name, array in feeds.items():
-            binding.bind_ortvalue_input(name, self._ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array)))
-        outputs = self._outputs_for(len(next(iter(feeds.values()))))
-        for name, buffer in outputs.items():
-            binding.bind_output(name, "cpu", 0, buffer.dtype, buffer.shape, buffer.ctypes.data)
+            np.copyto(bound.inputs[name], array)
         try:
-            self._session.run_with_iobinding(binding)
+            self._session.run_with_iobinding(bound.binding)
         except Exception as error:
             raise BackendError(f"{self._graph}: ONNX Runtime failed on a frame ({error}).") from error
-        return outputs
+        return bound.outputs
 
-    def _outputs_for(self, batch: int) -> Arrays:
-        """Output buffers of one batch size, made once."""
-        if batch not in self._buffers:
-            self._buffers[batch] = {
-                name: np.empty([batch if isinstance(size, str) else size for size in spec.shape], spec.dtype)
-                for name, spec in self.outputs.items()
-            }
-        return self._buffers[batch]
+    def _bound_for(self, batch: int) -> "_Bound":
+        """Input and output buffers of one batch size, made and bound once."""
+        if batch not in self._bound:
+            binding = self._session.io_binding()
+            inputs, outputs = (
+                {name: _empty(spec, batch) for name, spec in s.items()} for s in (self.inputs, self.outputs)
+            )
+            for name, array in inputs.items():
+                binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+            for name, array in outputs.items():
+                binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+            self._bound[batch] = _Bound(inputs, outputs, binding)
+        return self._bound[batch]
 
     def _stop(self) -> None:
-        self._buffers.clear()
+        self._bound.clear()
         del self._session
+
+
+class _Bound(NamedTuple):
+    inputs: Arrays
+    outputs: Arrays
+    binding: Any
+
+
+def _empty(spec: TensorSpec, batch: int) -> npt.NDArray[Any]:
+    return np.empty([batch if isinstance(size, str) else size for size in spec.shape], spec.dtype)
 
 
 def _onnxruntime() -> Any:

@@ -155,7 +155,7 @@ def read_spool_report(path: Path) -> Report:
             selected=tuple(frame for frame in shown if frame.order is not None),
             others=tuple(sorted(others, key=lambda frame: -(frame.novelty or 0.0))[:OTHERS]),
             timeline=timeline,
-            evictions=tuple(_evictions(events, {frame.unit: frame.id for frame in frames})),
+            evictions=tuple(_evictions(events)),
             notes=tuple(_notes(events, counts, view.budget, sources)),
         )
 
@@ -245,12 +245,10 @@ def _examples(events: Iterable[Mapping[str, Any]]) -> tuple[LostExample, ...]:
     return tuple(example for of_reason in taken.values() for example in of_reason)
 
 
-def _evictions(events: list[dict[str, Any]], ids: Mapping[int, str]) -> Iterator[str]:
-    """`ids` are those of the units that are still retained."""
+def _evictions(events: list[dict[str, Any]]) -> Iterator[str]:
     newest = [event for event in reversed(events) if event["name"] == "units_evicted"][:EXAMPLES]
     for event in newest:
-        cause = ids.get(event["by"], f"unit {event['by']:,}, which is evicted itself by now")
-        yield f"For {cause}: {_units(event['units'])}."
+        yield f"For {event['by']}: {_listed([str(unit) for unit in event['units']])}."
 
 
 def _notes(
@@ -264,10 +262,10 @@ def _notes(
     by_name: dict[str, list[dict[str, Any]]] = {}
     for event in events:
         by_name.setdefault(event["name"], []).append(event)
-    if dropped := by_name.get("levels_dropped"):
-        levels = sum(len(event["levels"]) for event in dropped)
+    if raised := by_name.get("radius_raised"):
+        levels = sum(len(event["levels"]) for event in raised)
         yield (
-            f"The limit on retained frames was reached {_times(len(dropped))}: {levels:,} of the smallest radii were given "
+            f"The limit on retained frames was reached {_times(len(raised))}: {levels:,} of the smallest radii were given "
             "up for it, so the radius in force rose. The lower bound is not touched by that."
         )
     for name, sentence in (
@@ -386,10 +384,6 @@ def _patches(n: int) -> str:
 
 def _times(n: int) -> str:
     return "once" if n == 1 else f"{n:,} times"
-
-
-def _units(units: list[int]) -> str:
-    return f"unit {units[0]:,}" if len(units) == 1 else f"units {_listed([f'{unit:,}' for unit in units])}"
 
 
 def _listed(words: list[str], at_most: int = EXAMPLES) -> str:

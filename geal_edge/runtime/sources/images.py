@@ -157,7 +157,7 @@ def image_folder(path: Path, *, name: str | None = None) -> ImageSource:
         names += [name for name in subfolders if _is_image_name(name)]
         subfolders[:] = [name for name in subfolders if not name.startswith(".") and not _is_image_name(name)]
         files += [os.path.relpath(os.path.join(folder, name), path) for name in names if _is_image_name(name)]
-    return ImageSource(path, files, name=name or own_name(path), spec=os.path.abspath(path))
+    return ImageSource(path, files, name=name or own_name(path), spec=_text(os.path.abspath(path)))
 
 
 def image_glob(pattern: str, *, name: str | None = None) -> ImageSource:
@@ -167,7 +167,7 @@ def image_glob(pattern: str, *, name: str | None = None) -> ImageSource:
     root = Path(*folders[:fixed])
     matches = [match for match in glob.iglob(pattern, recursive=True) if _is_image_name(os.path.basename(match))]
     files = [os.path.relpath(match, root) for match in matches]
-    return ImageSource(root, files, name=name or own_name(root), spec=os.path.abspath(pattern))
+    return ImageSource(root, files, name=name or own_name(root), spec=_text(os.path.abspath(pattern)))
 
 
 def own_name(path: Path) -> str:

@@ -1,0 +1,57 @@
+"""Stopping well: asked at any moment, a job ends between two frames, and at once while it only waits for the next one."""
+
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from geal_edge.errors import Interrupted
+
+T = TypeVar("T")
+
+
+class Stop:
+    """Asked by a signal handler, heeded by the loop over frames. An unasked one stops nothing.
+
+    >>> stop = Stop()
+    >>> for n in stop.between(range(5)):
+    ...     if n == 1:
+    ...         stop.ask()  # in the middle of a frame: it is finished first
+    Traceback (most recent call last):
+    geal_edge.errors.Interrupted: Stopped. What was done is safe; the same command goes on from here.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._waiting = False
+
+    def __call__(self) -> bool:
+        return self.asked
+
+    def ask(self) -> None:
+        """Called from a signal handler, so in the main thread between any two instructions."""
+        self.asked = True
+        if self._waiting:
+            self.heed()
+
+    def heed(self) -> None:
+        """Raise Interrupted if it was asked."""
+        if self.asked:
+            raise Interrupted("Stopped. What was done is safe; the same command goes on from here.")
+
+    def between(self, items: Iterable[T]) -> Iterator[T]:
+        """The items; raises Interrupted before the next one once asked, and while a source looks for it (it may skip
+        through an hour of video first). What the consumer does with an item is never interrupted."""
+        iterator = iter(items)
+        try:
+            while True:
+                self._waiting = True
+                self.heed()
+                try:
+                    item = next(iterator)
+                except StopIteration:
+                    return
+                finally:
+                    self._waiting = False
+                yield item
+        finally:
+            if hasattr(iterator, "close"):
+                iterator.close()
