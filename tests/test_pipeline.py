@@ -54,15 +54,21 @@ def test_a_drawn_drive_ends_in_a_sound_spool_within_its_budget(encoder, tmp_path
     assert certificate.radius is not None
 
 
-def test_the_certificate_holds_for_everything_the_pipeline_saw(encoder, tmp_path):
+def test_the_certificate_and_the_radius_of_every_prefix_hold_for_everything_the_pipeline_saw(encoder, tmp_path):
     drive = open_source(DRIVE)
     run([drive], encoder, tmp_path / "s")
     with open_view(tmp_path / "s") as view:
         selected = {f.unit for f in view.selected()}
         rows = np.concatenate([u.rows for u in view.ladder().snapshot() if u.unit in selected])
         radius = view.certificate().radius
-    for item in drive.frames():
-        assert np.sqrt(squared_distances(clusters_of(usable(item), encoder).rows, rows).min(1).max()) <= radius
+        prefixes = [(frame.unit, frame.cover_radius) for frame in view.selected()]
+        by_unit = {u.unit: u.rows for u in view.ladder().snapshot()}
+    seen = np.concatenate([clusters_of(usable(item), encoder).rows for item in drive.frames()])
+    assert np.sqrt(squared_distances(seen, rows).min(1).max()) <= radius
+    for n, (_, promised) in enumerate(prefixes, start=1):
+        first_n = np.concatenate([by_unit[unit] for unit, _ in prefixes[:n]])
+        assert np.sqrt(squared_distances(seen, first_n).min(1).max()) <= promised
+    assert prefixes[-1][1] == radius
 
 
 @pytest.mark.parametrize("stops", [[1], [7, 30, 2], [119]])

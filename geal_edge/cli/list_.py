@@ -15,7 +15,7 @@ def list_selected(
     as_json: Json = False,
     retained: Annotated[bool, typer.Option("--retained", help="Also those retained but not selected.")] = False,
 ) -> None:
-    """List the selected frames in their order; any first n of them are a selection of n.
+    """List the selected frames in their order; the first n of them cover all that was seen within the n-th `covers`.
 
     Example: `geal-edge list spool --json`
     """
@@ -28,7 +28,12 @@ def list_selected(
         return
     if untrained:
         print("UNTRAINED weights: the order shows the machinery, not what DINO would choose", file=sys.stderr)
+    print("order  distance  covers  file  id")
     for line in lines:
         order = "-" if line["order"] is None else line["order"]
-        distance = "-" if line["distance"] is None else f"{line['distance']:.4f}"
-        print(f"{order:>5}  {distance:>6}  {line['file']}  {line['id']}")
+        distance, covers = (_number(line[name]) for name in ("distance", "cover_radius"))
+        print(f"{order:>5}  {distance:>8}  {covers:>6}  {line['file']}  {line['id']}")
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

@@ -38,12 +38,14 @@ class Pick:
     witness      index of that row within the unit: its farthest, or the one that was drawn; None where there was nothing to
                  be far from, and for exact copies
     row_squared  the same distance for each of its rows: what of the unit was new, and what was not; empty for the first
+    cover_squared  the largest such distance that is left in the pool after it: the cover radius of the picks so far
     """
 
     unit: int
     squared: float
     witness: int | None
     row_squared: tuple[float, ...] = ()
+    cover_squared: float = 0.0
 
 
 def offsets_of(units: Sequence[Rows | RawRows]) -> IntArray:
@@ -239,21 +241,19 @@ class _Pool:
     def take(self, unit: int, row: int | None = None) -> None:
         """Pick a unit for `row`, or for its farthest one."""
         own = slice(int(self._offsets[unit]), int(self._offsets[unit + 1]))
-        pick = Pick(unit=unit, squared=0.0, witness=None)
+        squared, witness, row_squared = 0.0, None, ()
         if self.measures:
-            squares = self.nearest[own]
-            witness = int(squares.argmax()) if row is None else row - own.start
-            squared = float(squares[witness])
-            pick = Pick(
-                unit=unit,
-                squared=squared,
-                witness=witness if squared > 0.0 else None,
-                row_squared=tuple(squares.tolist()),
-            )
-        self.picks.append(pick)
+            row_squared = tuple(self.nearest[own].tolist())
+            farthest = int(self.nearest[own].argmax()) if row is None else row - own.start
+            squared = row_squared[farthest]
+            witness = farthest if squared > 0.0 else None
         self.open_units[unit] = False
         self.open_rows[own] = False
         self._add(self._rows[own])
+        cover = float(self.nearest.max())
+        self.picks.append(
+            Pick(unit=unit, squared=squared, witness=witness, row_squared=row_squared, cover_squared=cover)
+        )
 
     def _add(self, rows: Rows | RawRows) -> None:
         self.measures = True

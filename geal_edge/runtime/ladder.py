@@ -125,12 +125,14 @@ class SelectedUnit:
     squared_distance  exact squared chord from its witness to the units before it; 0.0 for the first
     witness           cluster within the unit, None for the first
     cluster_squared   the same distance for each of its clusters; empty for the first
+    cover_squared     what the order up to this unit leaves uncovered of the retained units: exact squared chord
     """
 
     unit: int
     squared_distance: float
     witness: int | None
     cluster_squared: tuple[float, ...]
+    cover_squared: float
 
 
 class Ladder:
@@ -310,6 +312,7 @@ class Ladder:
             squared_distance=pick.squared,
             witness=pick.witness,
             cluster_squared=pick.row_squared,
+            cover_squared=pick.cover_squared,
         )
 
     # -- inside --------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from geal_edge.errors import SpoolDamaged, SpoolError
 from geal_edge.runtime.distance import chord
-from geal_edge.runtime.ladder import Certificate, Death, Ladder
+from geal_edge.runtime.ladder import Certificate, Death, Ladder, SelectedUnit
 from geal_edge.runtime.spool import (
     DATABASE,
     FRAMES,
@@ -46,6 +46,9 @@ class StoredFrame:
     patch_cluster  int16 (P,): cluster of each patch in row-major order, -1 = distilled away
     cluster_distances  chord of each of its clusters to the frames before it in the order; empty for the first and for
                    frames that are not selected
+    cover_radius   every cluster seen is within this chord of the frames up to this one in the order: for the whole order
+                   the certified radius, for a shorter prefix what it leaves uncovered of the retained frames plus the
+                   certified radius, at most 2; None where no radius is certified or the frame is not selected
     """
 
     unit: int
@@ -63,6 +66,7 @@ class StoredFrame:
     sha256: str
     patch_cluster: npt.NDArray[np.int16]
     cluster_distances: tuple[float, ...]
+    cover_radius: float | None
 
     @property
     def witness_patches(self) -> list[int]:
@@ -138,7 +142,9 @@ class SpoolView:
 
     def retained(self) -> list[StoredFrame]:
         """All retained frames: the selected ones in their order, then the rest by unit."""
-        selected = {s.unit: (order, s) for order, s in enumerate(self.ladder().selected(), start=1)}
+        ladder = self.ladder()
+        certified, picks = ladder.radius, ladder.selected()
+        selected = {s.unit: (order, s) for order, s in enumerate(picks, start=1)}
         frames = []
         for row in self._db.execute(
             "SELECT unit, id, source, frame_index, capture_time_ns, squared_novelty, radius, witness, file, bytes, "
@@ -163,6 +169,7 @@ class SpoolView:
                     sha256=digest,
                     patch_cluster=np.frombuffer(patches, "<i2").astype(np.int16),
                     cluster_distances=tuple(chord(d) for d in pick.cluster_squared) if pick else (),
+                    cover_radius=_cover_radius(pick, certified, whole=order == len(picks)) if pick else None,
                 )
             )
         return sorted(frames, key=lambda f: (f.order is None, f.order or 0, f.unit))
@@ -227,6 +234,7 @@ class SpoolView:
                 "frame_index": frame.frame_index,
                 "capture_time_ns": frame.capture_time_ns,
                 "distance": frame.distance,
+                "cover_radius": frame.cover_radius,
                 "witness": {"patches": frame.witness_patches, "grid": list(self.grid)},
                 "novelty": frame.novelty,
                 "radius": frame.radius,
@@ -310,6 +318,12 @@ class SpoolView:
                 yield Problem(
                     kind="levels", detail=f"level {level} holds {count} units, more than the budget of {self.budget}"
                 )
+
+
+def _cover_radius(pick: SelectedUnit, certified: float | None, *, whole: bool) -> float | None:
+    if certified is None or whole:
+        return certified
+    return min(2.0, chord(pick.cover_squared) + certified)
 
 
 @contextmanager
