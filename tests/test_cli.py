@@ -214,7 +214,8 @@ def test_export_fetches_nothing_for_a_place_that_is_taken(cli, hub, tmp_path):
         (["export", "-w", "untrained:0", "-o", "O", "--size", "100x100"], 2, "96x96"),
         (["export", "-w", "untrained:0", "-o", "O", "--mean", "1,2"], 2, "--mean"),
         (["status", "S"], 13, "no spool here"),
-        (["inspect", "S"], 2, "no bundle"),
+        (["inspect", "S"], 2, "no such file"),
+        (["inspect", "BAD"], 2, "no bundle"),
         (["report", "S"], 2, "S"),
     ],
 )

@@ -33,6 +33,7 @@ HEAVY = (
     "scipy",
     "sklearn",
     "torch",
+    "zstandard",
 )
 """Packages that only an extra brings, or that cost a vehicle seconds and memory to import."""
 

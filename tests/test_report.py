@@ -383,6 +383,7 @@ def test_what_is_promised_of_picks_holds(seed: int) -> None:
 def test_nothing_is_promised_of_picks_that_are_not_farthest_first() -> None:
     assert "No radius" in picks_promise([0.0, 0.8, 0.9], judged=10, preset="geal").sentence
     assert "No radius" in picks_promise([0.0, 0.9, 0.8], judged=10, preset="freesel").sentence
+    assert "No radius" in picks_promise([0.7, 0.6, 0.5], judged=10, preset="geal", known=True).sentence
 
 
 # -- the time line -----------------------------------------------------------------------------------------------------

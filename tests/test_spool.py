@@ -2,6 +2,7 @@ import json
 import os
 import shutil
 import sqlite3
+from contextlib import closing, contextmanager
 
 import pytest
 
@@ -31,6 +32,13 @@ def settings(**changes):
         "budget": 3,
     }
     return SpoolSettings(**{**base, **changes})
+
+
+@contextmanager
+def changed(path):
+    """The spool's database in the hands of someone else."""
+    with closing(sqlite3.connect(path / "spool.db")) as database, database:
+        yield database
 
 
 def fill(path, stream, *, first=0, budget=3, source=None, clock=None):
@@ -230,7 +238,7 @@ def test_an_error_in_the_middle_of_an_append_leaves_the_frame_to_be_judged_again
 def test_counters_that_do_not_add_up_are_found(tmp_path):
     path = tmp_path / "s"
     fill(path, random_stream(0, 10))
-    with sqlite3.connect(path / "spool.db") as database:
+    with changed(path) as database:
         database.execute("UPDATE counters SET n = n + 1 WHERE name = 'seen'")
     with open_view(path) as view:
         assert [p.kind for p in view.check()] == ["counts"]
@@ -313,7 +321,7 @@ def test_frames_whose_database_is_lost_are_not_touched(tmp_path):
 def test_rows_that_cannot_be_read_are_damage_and_no_traceback(tmp_path):
     path = tmp_path / "s"
     fill(path, random_stream(0, 10))
-    with sqlite3.connect(path / "spool.db") as database:
+    with changed(path) as database:
         database.execute("UPDATE units SET levels = x'ffff' WHERE state = 'retained'")
     with pytest.raises(SpoolDamaged, match="cannot be read"), open_view(path) as view:
         view.check()
@@ -322,7 +330,7 @@ def test_rows_that_cannot_be_read_are_damage_and_no_traceback(tmp_path):
 def test_a_spool_of_a_later_version_is_refused_and_untouched(tmp_path):
     path = tmp_path / "s"
     fill(path, random_stream(0, 5))
-    with sqlite3.connect(path / "spool.db") as database:
+    with changed(path) as database:
         database.execute("UPDATE meta SET value = 'geal-edge/spool/99' WHERE key = 'schema'")
     with pytest.raises(SpoolError, match="spool/99"), Spool(path, settings()):
         pass

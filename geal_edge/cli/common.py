@@ -1,5 +1,6 @@
 """What several commands share: options, opening what they name, progress on a terminal, and stopping well."""
 
+import os
 import signal
 import sys
 import time
@@ -69,6 +70,16 @@ def open_encoder(bundle: Path, threads: int | None) -> Encoder:
     """The bundle on the CPU backend, to be entered."""
     opened = Bundle.open(bundle)
     return Encoder(opened, OrtCpu(opened.graph, threads=threads))
+
+
+def require_writable_place(out: Path) -> None:
+    """Raise UsageError where a result could not be written in the end: better said before hours of work than after."""
+    if out.is_dir():
+        raise UsageError(f"{out}: is a folder. Name the file to write, as in -o {out / 'picks.json'}.")
+    if not os.access(out.parent, os.W_OK | os.X_OK):
+        raise UsageError(
+            f"{out}: its folder does not exist or may not be written. Make it first, or choose another -o."
+        )
 
 
 def untrained_note(untrained: bool, watch: "Terminal") -> None:

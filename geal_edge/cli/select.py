@@ -18,6 +18,7 @@ from geal_edge.cli.common import (
     Topics,
     open_encoder,
     open_sources,
+    require_writable_place,
     say_notes,
     stopping_well,
     untrained_note,
@@ -148,6 +149,7 @@ def select(
     """
     if not sources and features is None:
         raise UsageError("no SOURCE was named. Name one, or a --features folder in which some are stored.")
+    require_writable_place(out)
     opened = open_sources(sources or [], name=name, fps=fps, topics=topic)
     with ExitStack() as stack:
         watch, stop = stack.enter_context(Terminal(quiet=quiet)), stack.enter_context(stopping_well())

@@ -23,7 +23,7 @@ Arrays: TypeAlias = dict[str, npt.NDArray[Any]]
 class TensorSpec:
     """dtype and shape of an input or output; a string in the shape is a symbol (the batch), equal wherever it stands."""
 
-    dtype: np.dtype[Any]
+    dtype: "np.dtype[Any]"
     shape: tuple[int | str, ...]
 
     def __str__(self) -> str:

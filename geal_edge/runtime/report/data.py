@@ -317,6 +317,7 @@ def _from_picks(name: str, picks: dict[str, Any]) -> Report:
             [frame.distance or 0.0 for frame in selected],
             judged=counts["seen"] - counts["lost"],
             preset=str(picks["preset"]),
+            known=bool(picks.get("known")),
         ),
         selected=selected,
         others=(),
@@ -345,12 +346,13 @@ def _picked(frame: SelectedFrame, pick: dict[str, Any]) -> ShownFrame:
     )
 
 
-def picks_promise(distances: list[float], *, judged: int, preset: str) -> Promise:
+def picks_promise(distances: list[float], *, judged: int, preset: str, known: bool = False) -> Promise:
     """What farthest-first picks prove by themselves: the last pick was the farthest cluster left, so nothing lies farther.
 
     The picks' witnesses (and one cluster of the first) lie pairwise at least that far apart, and two of them share a centre
     where there are fewer centres than picks: hence half the distance as a bound for one patch less than picks. Nothing is
-    said for other presets, nor where distances rise, which farthest-first never does.
+    said for other presets, nor where distances rise, which farthest-first never does, nor where frames were known before:
+    what those cover, the picks need not.
 
     >>> picks_promise([0.0, 1.2, 0.9], judged=100, preset="geal").sentence
     'Every knowledge cluster seen lies within chord 0.90 of a selected frame; no 2 single patches could do better than 0.45.'
@@ -360,7 +362,7 @@ def picks_promise(distances: list[float], *, judged: int, preset: str) -> Promis
     if len(distances) == judged:
         return Promise(sentence="Every frame that could be judged was picked: nothing seen is left out.", note=CHORD)
     falling = all(later <= earlier for earlier, later in pairwise(distances[1:]))
-    if preset != "geal" or len(distances) < 2 or not falling:
+    if known or preset != "geal" or len(distances) < 2 or not falling:
         return Promise(sentence="No radius is promised for these picks.", note=CHORD)
     last, patches = distances[-1], _patches(len(distances) - 1)
     covered = f"Every knowledge cluster seen lies within chord {last:.2f} of a selected frame"
