@@ -88,6 +88,7 @@ def dying_disk(monkeypatch, at: int | None = None) -> Iterator[DyingDisk]:
     """Within: every operation of `durable` and of the spool's database counts, and number `at` kills."""
     import geal_edge.runtime.durable as durable
     import geal_edge.runtime.spool as spool
+    import geal_edge.runtime.spooldb as spooldb
 
     disk = DyingDisk(at)
 
@@ -123,7 +124,7 @@ def dying_disk(monkeypatch, at: int | None = None) -> Iterator[DyingDisk]:
         def __getattr__(self, name):
             return getattr(self._database, name)
 
-    real = spool._connection
+    real = spooldb.connection
 
     @contextmanager
     def connection(path):
@@ -132,7 +133,7 @@ def dying_disk(monkeypatch, at: int | None = None) -> Iterator[DyingDisk]:
 
     with monkeypatch.context() as patch:
         patch.setattr(durable, "os", CountedOs())
-        patch.setattr(spool, "_connection", connection)
+        patch.setattr(spool, "connection", connection)
         yield disk
 
 

@@ -12,7 +12,7 @@ from geal_edge.cli.status import status_lines
 from geal_edge.errors import UsageError
 from geal_edge.models.bundle import MANIFEST_FILE, Bundle
 from geal_edge.runtime.pool import read_picks
-from geal_edge.runtime.spool import DATABASE
+from geal_edge.runtime.spooldb import DATABASE
 from geal_edge.runtime.spoolview import open_view
 
 

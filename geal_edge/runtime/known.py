@@ -26,7 +26,7 @@ from geal_edge.runtime.kcenter import RawRows
 from geal_edge.runtime.observer import Observer
 from geal_edge.runtime.poolframe import PoolFrame, pool_frame
 from geal_edge.runtime.sources import open_source
-from geal_edge.runtime.spool import DATABASE
+from geal_edge.runtime.spooldb import DATABASE
 from geal_edge.runtime.spoolview import open_view
 
 

@@ -34,8 +34,6 @@ of state is committed together with the cursor behind it, the result is that of 
 """
 
 import json
-import re
-import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -55,53 +53,32 @@ from geal_edge.errors import (
     Interrupted,
     SourceClash,
     SpoolDamaged,
-    SpoolError,
     SpoolMismatch,
-    StorageError,
 )
 from geal_edge.runtime import durable
 from geal_edge.runtime.frame import Frame, LostFrame
 from geal_edge.runtime.imagefile import Encoding, stored_form
-from geal_edge.runtime.ladder import Death, Decision, Ladder, RetainedUnit
+from geal_edge.runtime.ladder import Decision, Ladder
 from geal_edge.runtime.sources import Source
-from geal_edge.runtime.timeline import Bucket, Timeline
+from geal_edge.runtime.spooldb import (
+    DATABASE,
+    FRAMES,
+    LOCK,
+    OWN_FILE,
+    SCHEMA,
+    TABLES,
+    connection,
+    database_errors,
+    is_created,
+    read_ladder,
+    read_timeline,
+    require_schema,
+    require_spool_or_empty,
+    write_timeline,
+)
 
-SCHEMA = "geal-edge/spool/1"
-DATABASE = "spool.db"
-FRAMES = "frames"
-LOCK = "lock"
 FLUSH_S = 5.0
 MAX_EVENTS = 10_000
-OWN_FILE = re.compile(r"\d{8,}\.(jpg|jpeg|png|webp)(\.tmp)?")
-
-_TABLES = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE rounds (
-  round INTEGER PRIMARY KEY, open INTEGER NOT NULL, budget INTEGER NOT NULL, max_retained INTEGER NOT NULL,
-  release TEXT NOT NULL);
-CREATE TABLE units (
-  unit INTEGER PRIMARY KEY AUTOINCREMENT, round INTEGER NOT NULL REFERENCES rounds, state TEXT NOT NULL, levels BLOB,
-  squared_novelty REAL, radius REAL, witness INTEGER, nearest INTEGER, evicted_by TEXT);
-CREATE TABLE frames (
-  frame INTEGER PRIMARY KEY AUTOINCREMENT, unit INTEGER NOT NULL REFERENCES units, id TEXT NOT NULL, source TEXT NOT NULL,
-  frame_index INTEGER NOT NULL, capture_time_ns INTEGER, stored_ns INTEGER NOT NULL, file TEXT, bytes INTEGER NOT NULL,
-  sha256 TEXT NOT NULL, clusters BLOB, cluster_count INTEGER NOT NULL, patch_cluster BLOB);
-CREATE INDEX frames_by_unit ON frames (unit);
-CREATE INDEX units_by_state ON units (state, unit);
-CREATE TABLE deaths (
-  death INTEGER PRIMARY KEY, round INTEGER NOT NULL, level INTEGER NOT NULL, natural INTEGER NOT NULL,
-  unit INTEGER NOT NULL, UNIQUE (round, level));
-CREATE TABLE counters (name TEXT PRIMARY KEY, n INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE sources (
-  name TEXT PRIMARY KEY, spec TEXT NOT NULL, kind TEXT NOT NULL, fingerprint TEXT NOT NULL, fps REAL,
-  cursor INTEGER NOT NULL, finished INTEGER NOT NULL, first_seen INTEGER NOT NULL);
-CREATE TABLE timeline (
-  bucket INTEGER PRIMARY KEY, frames INTEGER NOT NULL, retained INTEGER NOT NULL, lost INTEGER NOT NULL,
-  novelty REAL, radius REAL);
-CREATE TABLE events (
-  event INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, wall_ns INTEGER NOT NULL, version TEXT NOT NULL,
-  detail TEXT NOT NULL);
-"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,7 +142,7 @@ class Spool:
             durable.make_folder(self.path, mode=0o700)
             durable.make_folder(self.path / FRAMES, mode=0o700)
             self._resources.enter_context(durable.exclusive_lock(self.path / LOCK, f"{self.path}"))
-            self._db = self._resources.enter_context(_connection(self.path / DATABASE))
+            self._db = self._resources.enter_context(connection(self.path / DATABASE))
             self._create_or_match()
             self._load_running_state()
             self._recover()
@@ -192,7 +169,7 @@ class Spool:
         if not is_created(self._db):
             self._require_no_frames()
             with self._transaction():
-                for statement in _TABLES.split(";")[:-1]:
+                for statement in TABLES.split(";")[:-1]:
                     self._db.execute(statement)
                 rows = {**wanted, "producer": f"geal-edge {geal_edge.__version__}"}
                 self._db.executemany("INSERT INTO meta VALUES (?, ?)", rows.items())
@@ -213,15 +190,14 @@ class Spool:
                 f"{self.path}: was filled with bundle {found['bundle'][:19]}, this one is {wanted['bundle'][:19]}. "
                 "Use the same bundle, or another --spool."
             )
-        self.round, budget, max_retained = self._db.execute(
-            "SELECT round, budget, max_retained FROM rounds WHERE open ORDER BY round DESC LIMIT 1"
+        self.round, budget = self._db.execute(
+            "SELECT round, budget FROM rounds WHERE open ORDER BY round DESC LIMIT 1"
         ).fetchone()
         if budget != self.settings.budget:
             raise SpoolMismatch(
                 f"{self.path}: its budget is {budget}, not {self.settings.budget}. "
                 f"Its round is open: go on with --budget {budget}, or use another --spool."
             )
-        self._max_retained: int = max_retained
 
     def _require_no_frames(self) -> None:
         """No frame is ever written before the tables stand: frames without them are a spool that lost its database."""
@@ -270,20 +246,7 @@ class Spool:
 
     def ladder(self) -> Ladder:
         """The selector of the open round, exactly as it was after the last decision that is on disk."""
-        deaths = [
-            Death(level=level, natural=bool(natural))
-            for level, natural in self._db.execute(
-                "SELECT level, natural FROM deaths WHERE round = ? ORDER BY death", (self.round,)
-            )
-        ]
-        (last,) = self._db.execute("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'units'").fetchone()
-        return Ladder(
-            capacity=self.settings.budget,
-            next_unit=last + 1,
-            retained=list(read_retained(self._db, self.round)),
-            deaths=deaths,
-            max_retained=self._max_retained,
-        )
+        return read_ladder(self._db, self.round)
 
     @property
     def lost(self) -> int:
@@ -483,101 +446,6 @@ class Spool:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
-
-
-# -- what the writer and the reader of a spool share -------------------------------------------------------------------
-
-
-def require_spool_or_empty(path: Path) -> None:
-    """Raise SpoolError where `path` is something else than a spool, an empty folder, or nothing yet."""
-    if path.exists() and not path.is_dir():
-        raise SpoolError(f"{path}: is a file. A spool is a folder: choose another --spool.")
-    if path.is_dir() and not (path / DATABASE).exists():
-        strange = sorted(entry.name for entry in path.iterdir() if entry.name not in (LOCK, FRAMES))
-        if strange:
-            raise SpoolError(
-                f"{path}: is not a spool (no {DATABASE}) and not empty (it has {strange[0]!r}). "
-                "Choose a new or an empty folder for --spool."
-            )
-
-
-def require_schema(path: Path, schema: str | None) -> None:
-    """Raise SpoolError for a spool that another version wrote."""
-    if schema != SCHEMA:
-        raise SpoolError(
-            f"{path}: its schema is {schema!r}, this version ({geal_edge.__version__}) reads {SCHEMA!r}. "
-            "Use the version that wrote it; nothing was changed."
-        )
-
-
-@contextmanager
-def database_errors(path: Path) -> Iterator[None]:
-    """The border to SQLite: its exceptions become ours."""
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        raise StorageError(
-            f"{path / DATABASE}: the database refused ({error}). Check free space, permissions and the device; "
-            "what was committed before is safe."
-        ) from error
-    except sqlite3.DatabaseError as error:
-        raise SpoolDamaged(
-            f"{path / DATABASE}: is damaged ({error}). Nothing was changed; keep a copy of the folder, and use another --spool."
-        ) from error
-
-
-@contextmanager
-def _connection(path: Path) -> Iterator[sqlite3.Connection]:
-    with database_errors(path.parent):
-        db = sqlite3.connect(path, isolation_level=None, timeout=30.0)
-        try:
-            db.execute("PRAGMA journal_mode = WAL")
-            db.execute("PRAGMA synchronous = FULL")  # WAL's default, NORMAL, may lose the newest commits with the power
-            db.execute("PRAGMA foreign_keys = ON")
-            yield db
-        finally:
-            db.close()
-
-
-def is_created(db: sqlite3.Connection) -> bool:
-    """Whether the tables stand: they are made in one transaction, so all or none."""
-    return db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone() is not None
-
-
-def read_retained(db: sqlite3.Connection, round_number: int) -> Iterator[RetainedUnit]:
-    """The retained units of a round, ascending: what restores a ladder."""
-    for unit, levels, clusters, count in db.execute(
-        "SELECT unit, levels, clusters, cluster_count FROM units JOIN frames USING (unit) "
-        "WHERE state = 'retained' AND round = ? ORDER BY unit, frame",
-        (round_number,),
-    ):
-        rows = np.frombuffer(clusters, "<f2").reshape(count, -1).astype(np.float16)
-        held = tuple(int(level) for level in np.frombuffer(levels, "<u2"))
-        yield RetainedUnit(unit=unit, rows=rows, levels=held)
-
-
-def read_timeline(db: sqlite3.Connection) -> Timeline:
-    buckets = [
-        Bucket(frames=frames, retained=retained, lost=lost, novelty=novelty, radius=radius)
-        for frames, retained, lost, novelty, radius in db.execute(
-            "SELECT frames, retained, lost, novelty, radius FROM timeline ORDER BY bucket"
-        )
-    ]
-    return Timeline(buckets, width=max((bucket.frames for bucket in buckets), default=1))
-
-
-def write_timeline(db: sqlite3.Connection, timeline: Timeline) -> None:
-    """Store the buckets that changed since the last time."""
-    db.executemany(
-        "INSERT OR REPLACE INTO timeline VALUES (?, ?, ?, ?, ?, ?)",
-        [
-            (i, b.frames, b.retained, b.lost, b.novelty, b.radius)
-            for i, b in enumerate(timeline.buckets)
-            if i >= timeline.changed_from
-        ],
-    )
-    db.execute("DELETE FROM timeline WHERE bucket >= ?", (len(timeline.buckets),))
-    timeline.changed_from = len(timeline.buckets)
 
 
 def _fps_words(fps: float | None) -> str:

@@ -16,14 +16,14 @@ import numpy.typing as npt
 
 from geal_edge.errors import SpoolDamaged, SpoolError
 from geal_edge.runtime.distance import chord
-from geal_edge.runtime.ladder import Certificate, Death, Ladder, SelectedUnit
-from geal_edge.runtime.spool import (
+from geal_edge.runtime.ladder import Certificate, Ladder, SelectedUnit
+from geal_edge.runtime.spooldb import (
     DATABASE,
     FRAMES,
     OWN_FILE,
     database_errors,
     is_created,
-    read_retained,
+    read_ladder,
     read_timeline,
     require_schema,
 )
@@ -91,8 +91,8 @@ class SpoolView:
         self._db = db
         self.meta: dict[str, str] = dict(db.execute("SELECT key, value FROM meta"))
         require_schema(path, self.meta.get("schema"))
-        self.round, open_, self.budget, self._max_retained = db.execute(
-            "SELECT round, open, budget, max_retained FROM rounds ORDER BY round DESC LIMIT 1"
+        self.round, open_, self.budget = db.execute(
+            "SELECT round, open, budget FROM rounds ORDER BY round DESC LIMIT 1"
         ).fetchone()
         self.open = bool(open_)
 
@@ -129,13 +129,7 @@ class SpoolView:
 
     def ladder(self) -> Ladder:
         """The selector, restored for asking only."""
-        deaths = self._db.execute("SELECT level, natural FROM deaths WHERE round = ? ORDER BY death", (self.round,))
-        return Ladder(
-            capacity=self.budget,
-            retained=list(read_retained(self._db, self.round)),
-            deaths=[Death(level=level, natural=bool(natural)) for level, natural in deaths],
-            max_retained=self._max_retained,
-        )
+        return read_ladder(self._db, self.round)
 
     def certificate(self) -> Certificate:
         return self.ladder().certificate()
