@@ -1,3 +1,5 @@
+from itertools import islice
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -5,8 +7,14 @@ from hypothesis import strategies as st
 
 from geal_edge.config import ClusterConfig
 from geal_edge.errors import FrameError
+from geal_edge.runtime.backends.ort import OrtCpu
 from geal_edge.runtime.clusters import farthest_first, knowledge_clusters, lloyd
-from geal_edge.runtime.distill import Distilled
+from geal_edge.runtime.distill import Distilled, distill
+from geal_edge.runtime.encoder import Encoder
+from geal_edge.runtime.frame import usable
+from geal_edge.runtime.observer import Silent
+from geal_edge.runtime.sources import open_source
+from geal_edge.runtime.threads import one_blas_thread
 
 
 def distilled(tokens: np.ndarray, attention: np.ndarray | None = None, patch_count: int | None = None) -> Distilled:
@@ -26,16 +34,42 @@ def inertia(points: np.ndarray, centres: np.ndarray) -> float:
     return float(((points[:, None] - centres) ** 2).sum(-1).min(1).sum())
 
 
-def test_inertia_is_within_six_percent_of_scikit_learns_best_of_ten():
+def best_inertia_of_ten(tokens: np.ndarray) -> float:
+    """scikit-learn's, the oracle."""
     from sklearn.cluster import KMeans
 
+    with one_blas_thread():
+        return float(KMeans(25, n_init=10, random_state=0).fit(tokens).inertia_)
+
+
+def test_inertia_is_within_six_percent_of_scikit_learns_best_of_ten():
     ratios = []
     for seed in range(12):
         tokens = grouped_tokens(seed)
         start = farthest_first(tokens, 25, "euclidean", first=0)
         centres, _ = lloyd(tokens, tokens[start], "euclidean", 5)
-        best = KMeans(25, n_init=10, random_state=0).fit(tokens).inertia_
-        ratios.append(inertia(tokens, centres) / best)
+        ratios.append(inertia(tokens, centres) / best_inertia_of_ten(tokens))
+    assert np.median(ratios) <= 1.06
+
+
+def test_inertia_is_within_six_percent_on_tokens_of_real_frames_too(shared, tmp_path):
+    from geal_edge.export.exporter import ExportOptions, export_bundle
+    from geal_edge.models.weights import load_weights
+
+    half = (0.5, 0.5, 0.5)  # what the shared checkpoint was trained with; its attention is peaked, so the ratio is high
+    weights = load_weights(shared / "data" / "weights" / "vit_tiny_patch16_224.safetensors")
+    bundle, _ = export_bundle(weights, tmp_path / "b", ExportOptions(mean=half, std=half), watch=Silent())
+    frames = islice(open_source(str(shared / "data" / "camvid" / "train")).frames(), 0, None, 18)
+    ratios = []
+    with Encoder(bundle, OrtCpu(bundle.graph)) as encoder:
+        for frame in frames:
+            encoded = encoder(usable(frame).image)
+            kept = distill(encoded.patch_features, encoded.cls_attention, attention_ratio=0.9)
+            tokens = kept.tokens.astype(np.float64)
+            start = farthest_first(tokens, 25, "euclidean", first=int(kept.attention.argmax()))
+            centres, _ = lloyd(tokens, tokens[start], "euclidean", 5)
+            ratios.append(inertia(tokens, centres) / best_inertia_of_ten(tokens))
+    assert len(ratios) > 15
     assert np.median(ratios) <= 1.06
 
 
