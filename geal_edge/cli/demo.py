@@ -101,7 +101,6 @@ def caught(events: Sequence[Event], frames: Collection[int]) -> list[Event]:
 
 
 def _why(frame: StoredFrame) -> str:
-    what = (
-        "first of the round" if frame.order == 1 else f"{frame.distance:.3f} from {len(frame.witness_patches)} patches"
-    )
+    patches = len(frame.witness_patches)
+    what = f"{frame.distance:.3f}, in {patches} patch{'es' * (patches != 1)}" if patches else "first of the round"
     return f"{frame.order:>3}. {frame.id}: {what}"
