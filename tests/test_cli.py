@@ -93,11 +93,17 @@ def test_check_ends_with_a_code_of_its_own_when_a_frame_is_gone(cli, spool):
 
 def test_select_writes_picks_and_inspect_reads_all_that_was_written(cli, spool, tiny_bundle, tmp_path):
     picks = tmp_path / "picks.json"
-    code, out, _ = cli("select", DRIVE, "--bundle", tiny_bundle.path, "-n", 4, "-o", picks)
+    stored = tmp_path / "features"
+    code, out, _ = cli("select", DRIVE, "--bundle", tiny_bundle.path, "-n", 4, "-o", picks, "--features", stored)
     assert code == 0
     assert "4 of 60 frames selected" in out
     assert len(json.loads(picks.read_text())["picks"]) == 4
-    for path, words in ((tiny_bundle.path, "160 wide x 160 high"), (spool, "60 seen"), (picks, "4 selected")):
+    for path, words in (
+        (tiny_bundle.path, "160 wide x 160 high"),
+        (spool, "60 seen"),
+        (picks, "4 selected"),
+        (stored, "ts-"),
+    ):
         code, out, _ = cli("inspect", path)
         assert code == 0
         assert words in out

@@ -1,4 +1,4 @@
-"""`geal-edge inspect`: what a bundle, a spool or a picks file promises, in words or JSON."""
+"""`geal-edge inspect`: what a bundle, a spool, stored features or a picks file promises, in words or JSON."""
 
 import json
 from collections.abc import Iterator
@@ -11,16 +11,17 @@ from geal_edge.cli.common import Json
 from geal_edge.cli.status import status_lines
 from geal_edge.errors import UsageError
 from geal_edge.models.bundle import MANIFEST_FILE, Bundle
+from geal_edge.runtime.features import HEAD
 from geal_edge.runtime.pool import read_picks
 from geal_edge.runtime.spooldb import DATABASE
 from geal_edge.runtime.spoolview import open_view
 
 
 def inspect(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="Bundle folder, spool folder or picks file.")],
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="Bundle, spool or features folder, or picks file.")],
     as_json: Json = False,
 ) -> None:
-    """Print what a bundle, a spool or a picks file is and promises.
+    """Print what a bundle, a spool, stored features or a picks file is and promises.
 
     Example: `geal-edge inspect bundle`
     """
@@ -32,13 +33,18 @@ def inspect(
         with open_view(path) as view:
             data = view.status()
         lines = status_lines(path, data)
+    elif (path / HEAD).is_file():
+        data = json.loads((path / HEAD).read_text())
+        lines = features_lines(path, data)
     elif path.is_file():
         data = read_picks(path)
         lines = picks_lines(path, data)
     elif not path.exists():
         raise UsageError(f"{path}: no such file or folder.")
     else:
-        raise UsageError(f"{path}: is no bundle ({MANIFEST_FILE}), no spool ({DATABASE}) and no picks file.")
+        raise UsageError(
+            f"{path}: is no bundle ({MANIFEST_FILE}), no spool ({DATABASE}), no stored features ({HEAD}) and no picks file."
+        )
     print(json.dumps(data, indent=1, ensure_ascii=False) if as_json else "\n".join(lines))
 
 
@@ -64,6 +70,12 @@ def bundle_lines(bundle: Bundle) -> Iterator[str]:
     )
     checked = ", ".join(f"{name} {_error(report)}" for name, report in m.parity["outputs"].items())
     yield f"  checked        {m.parity['frames']} {m.reference_origin} frames against float64: largest error {checked}"
+
+
+def features_lines(path: Path, data: dict[str, Any]) -> Iterator[str]:
+    yield f"stored features {path}"
+    for name, value in data.items():
+        yield f"  {name:<14} {value}"
 
 
 def picks_lines(path: Path, data: dict[str, Any]) -> Iterator[str]:

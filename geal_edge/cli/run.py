@@ -46,7 +46,7 @@ def run(
     threads: Threads = None,
     quiet: Quiet = False,
 ) -> None:
-    """Stream sources and keep the frames worth labelling; goes on where it was stopped.
+    """Stream sources and select the frames worth labelling; goes on where it was stopped.
 
     Example: `geal-edge run drive.mp4 --bundle bundle --spool spool --budget 50`
     """
