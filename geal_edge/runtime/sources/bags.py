@@ -65,10 +65,14 @@ class Topic:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recorded:
-    """A frame, and where the message lies that it was read from."""
+    """A frame, and where the message lies that it was read from.
+
+    messages  fetches from `file`, until the next one is asked for
+    """
 
     frame: Frame | LostFrame
     file: BagFile
+    messages: Messages
     channel: Channel
     place: Place
     log_time_ns: int
@@ -181,6 +185,7 @@ class BagSource:
                     yield Recorded(
                         frame=self._frame(index, identity, time_ns, channel, messages, entry.place),
                         file=self._files[entry.file],
+                        messages=messages,
                         channel=channel,
                         place=entry.place,
                         log_time_ns=entry.time_ns,
