@@ -143,13 +143,13 @@ class Chunk:
 class ChunkCache:
     """Chunks most recently used, so that messages of cameras that take turns need not decompress one chunk twice."""
 
-    def __init__(self, load: Callable[[int], Chunk]) -> None:
-        self._load = load
+    def __init__(self) -> None:
         self._chunks: OrderedDict[int, Chunk] = OrderedDict()
 
-    def get(self, position: int) -> Chunk:
+    def get(self, position: int, load: Callable[[int], Chunk]) -> Chunk:
+        """`load` is not kept: a cache that knew its file would outlive it until the garbage collector comes by."""
         if position not in self._chunks:
-            self._chunks[position] = self._load(position)
+            self._chunks[position] = load(position)
             while len(self._chunks) > 1 and self._bytes() > CHUNK_CACHE_BYTES:
                 self._chunks.popitem(last=False)
         self._chunks.move_to_end(position)

@@ -240,7 +240,7 @@ class McapMessages:
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
-        self._chunks = ChunkCache(self.chunk)
+        self._chunks = ChunkCache()
 
     def chunk(self, at: int) -> Chunk:
         """The content of the compressed chunk at this place of the file."""
@@ -264,7 +264,7 @@ class McapMessages:
 
     def _message(self, place: Place) -> tuple[IO[bytes], Chunk | None, int, Logged]:
         """(stream that stands at the message's data, the chunk that it is, the data's length, what stands before it)."""
-        chunk = None if place.offset < 0 else self._chunks.get(place.position)
+        chunk = None if place.offset < 0 else self._chunks.get(place.position, self.chunk)
         stream = self._file if chunk is None else io.BytesIO(chunk.data)
         stream.seek(place.position if chunk is None else place.offset)
         head = whole(stream.read(_MESSAGE_HEAD.size), _MESSAGE_HEAD.size, chunk)

@@ -242,7 +242,7 @@ class Ros1Messages:
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
-        self._chunks = ChunkCache(self.chunk)
+        self._chunks = ChunkCache()
 
     def chunk(self, at: int) -> Chunk:
         """The content of the compressed chunk at this place of the file."""
@@ -254,7 +254,7 @@ class Ros1Messages:
         return decompress(record.text(b"compression"), data, size=record.number(b"size"), cut=len(data) < record.length)
 
     def read(self, place: Place, at_most: int | None = None) -> bytes:
-        chunk = None if place.offset < 0 else self._chunks.get(place.position)
+        chunk = None if place.offset < 0 else self._chunks.get(place.position, self.chunk)
         stream: IO[bytes] = self._file if chunk is None else io.BytesIO(chunk.data)
         at = place.position if chunk is None else place.offset
         record = read_record(stream, at)
