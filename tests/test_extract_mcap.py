@@ -22,6 +22,7 @@ from geal_edge.cli.app import app
 from geal_edge.errors import Interrupted, MissingDependency, SourceError, UsageError
 from geal_edge.runtime.extract import extract
 from geal_edge.runtime.frame import usable
+from geal_edge.runtime.observer import Silent
 from geal_edge.runtime.sources import Source, open_source
 from tests.recordings import (
     IMAGE,
@@ -29,6 +30,7 @@ from tests.recordings import (
     ROS2,
     START_NS,
     compressed,
+    cut,
     drive,
     jpeg,
     raw,
@@ -296,6 +298,53 @@ def test_a_bag_that_changed_or_is_gone_is_named_and_the_others_keep_their_number
     assert f"shifted.mcap#/cam@{START_NS + 6 * PERIOD_NS} stands in its place now" in why[1]
     assert "gone.mcap: no such file" in why[2]
     assert "shorter.mcap has no such frame any more" in why[3]
+
+
+class CutsTheBag(Silent):
+    """Takes a recording's end away between its being checked and its being copied."""
+
+    def __init__(self, bag: Path) -> None:
+        self.bag = bag
+
+    def begin(self, what: str, total: int | None) -> None:
+        if what == "writing messages":
+            cut(self.bag, 0.3)
+
+
+def test_a_bag_that_changes_while_it_is_copied_is_a_sentence_and_nothing_is_written(tmp_path: Path) -> None:
+    bag = write_mcap(tmp_path / "drive.mcap", drive())
+    picks = picks_of(tmp_path / "picks.json", open_source(str(bag)), [1, 7])
+
+    with pytest.raises(SourceError, match=r"drive\.mcap: changed while it was read"):
+        extract(picks, tmp_path / "out", format_name="mcap", watch=CutsTheBag(bag))
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["drive.mcap", "picks.json"]
+
+
+def test_what_a_cut_recording_still_holds_is_copied_and_the_rest_is_named(tmp_path: Path) -> None:
+    bag = recording(tmp_path / "drive.mcap")
+    picks = picks_of(tmp_path / "picks.json", open_source(str(bag), topics=["/front"]), [8, 0])
+    original = messages_of(bag)
+    cut(bag, 0.5)
+
+    summary = extract(picks, tmp_path / "out", format_name="mcap")
+
+    assert [left.id for left in summary.left_out] == [f"drive.mcap#/front@{START_NS + 8 * PERIOD_NS}"]
+    (message,) = messages_of(tmp_path / "out" / "selected.mcap")
+    assert message in original
+
+
+def test_the_command_says_what_it_wrote(tmp_path: Path) -> None:
+    bag = write_ros2(tmp_path / "drive", drive(), plugin="mcap")
+    picks = picks_of(tmp_path / "picks.json", open_source(str(bag)), [4, 2])
+
+    done = CliRunner().invoke(app, ["extract", str(picks), "--to", str(tmp_path / "out"), "--format", "mcap"])
+
+    assert done.exit_code == 0
+    assert f"{tmp_path / 'out'}: 2 frames" in done.stdout
+    assert ".mcap holds the recorded messages" in done.stdout
+    with AnyReader([tmp_path / "out" / "selected.mcap"]) as reader:
+        assert reader.message_count == 2
 
 
 def test_a_spool_whose_bag_is_gone_is_a_sentence_and_nothing_is_written(tmp_path: Path) -> None:
