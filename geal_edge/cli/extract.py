@@ -18,6 +18,7 @@ _NEXT: dict[str, str] = {
     "label-studio": "label_config.xml is the labelling interface, tasks.json the import",
     "yolo": "data.yaml names images/ and labels/",
     "fiftyone": "import it as a FiftyOneImageDetectionDataset",
+    "mcap": "the .mcap holds the recorded messages in order of time, frames.jsonl says what each of them is",
 }
 
 
@@ -32,6 +33,8 @@ def extract(
 ) -> None:
     """Write the selected frames for a labelling tool: pictures in their order, the new region as a prediction.
 
+    `--format mcap` copies the recorded messages of the selected frames instead, from the bags that they were selected from.
+
     Example: `geal-edge extract spool --to for-cvat --format cvat`
     """
     with Terminal(quiet=quiet) as watch, stopping_well() as stop:
@@ -42,4 +45,5 @@ def extract(
         left_out = len(summary.left_out)
         if left_out:
             watch.warn(f"{left_out} of {summary.frames + left_out} selected frames were left out, as said above.")
-    fail_if(left_out > 0, SpoolDamaged.exit_code if path.is_dir() else SourceError.exit_code)
+    of_spool = path.is_dir() and format_name != "mcap"  # messages come from the bags, also those of a spool
+    fail_if(left_out > 0, SpoolDamaged.exit_code if of_spool else SourceError.exit_code)

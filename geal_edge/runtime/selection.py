@@ -218,7 +218,7 @@ def read_again(
     try:
         opened = open_source(source.spec, name=source.name, fps=source.fps)
         for found in _frames_at(opened, sorted(wanted), stop):
-            yield found.frame_index, _still(found, left.pop(found.frame_index))
+            yield found.frame_index, still(found, left.pop(found.frame_index))
         why = f"{source.spec} has no such frame any more."
     except (MissingDependency, Interrupted):
         raise
@@ -251,7 +251,8 @@ def _stop_if(stop: Callable[[], bool]) -> None:
         raise Interrupted("Stopped while reading the sources again; nothing was written.")
 
 
-def _still(found: Frame | LostFrame, wanted: Wanted) -> Frame | str:
+def still(found: Frame | LostFrame, wanted: Wanted) -> Frame | str:
+    """The frame, where it is the one that was picked; else the sentence that says why not."""
     if isinstance(found, LostFrame):
         return found.detail
     if found.id != wanted.id:

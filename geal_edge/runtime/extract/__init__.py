@@ -3,7 +3,8 @@
     spool or picks file -> selection.py -> pictures under safe names, in whatever order the sources give them
                                         -> frames.jsonl and the format's own files, in the selected order
 
-A format is a module with the folder that its pictures go to (IMAGES) and one function (`write`), entered in FORMATS.
+A format is a module with the folder that its pictures go to (IMAGES) and one function (`write`), entered in FORMATS. Besides
+them stands `mcap`, which writes no pictures but the recorded messages that they came in (mcap.py).
 One picture is held at a time; what is known of the frames is held whole, about a kilobyte each.
 """
 
@@ -21,14 +22,14 @@ from typing import Literal, Protocol, TypeAlias, get_args
 
 from geal_edge.errors import Interrupted, MissingDependency, SourceError, SpoolDamaged, StorageError, UsageError
 from geal_edge.runtime.durable import TEMPORARY_SUFFIX
-from geal_edge.runtime.extract import coco, cvat, fiftyone, images, label_studio, yolo
+from geal_edge.runtime.extract import coco, cvat, fiftyone, images, label_studio, mcap, yolo
 from geal_edge.runtime.extract.extraction import ExtractedFrame, Extraction
 from geal_edge.runtime.imagefile import Encoding, stored_form
 from geal_edge.runtime.observer import Observer, Silent
 from geal_edge.runtime.selection import SelectedFrame, Selection, read_again, read_selection
 from geal_edge.runtime.sources.images import ENDINGS
 
-FormatName: TypeAlias = Literal["images", "coco", "cvat", "label-studio", "yolo", "fiftyone"]
+FormatName: TypeAlias = Literal["images", "coco", "cvat", "label-studio", "yolo", "fiftyone", "mcap"]
 
 
 class Format(Protocol):
@@ -38,6 +39,7 @@ class Format(Protocol):
         """Write the format's own files into `folder`, beside the pictures and `frames.jsonl`, which are there."""
 
 
+MESSAGES: FormatName = "mcap"
 FORMATS: dict[FormatName, Format] = {
     "images": images,
     "coco": coco,
@@ -63,7 +65,7 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExtractSummary:
-    """frames: extracted; bytes: of their pictures; left_out: in the selected order; untrained: as the selection says."""
+    """bytes: of the pictures or messages of the frames; left_out: in the selected order; untrained: as the selection says."""
 
     frames: int
     bytes: int
@@ -85,12 +87,13 @@ def extract(
     encoding  for frames that have no file of their own (those of videos in a picks file); all others keep their bytes
 
     A frame whose picture is gone or altered is left out and named; the order of the others keeps its numbers. Raises
-    UsageError where `to` is taken or `source` is neither, SpoolError, SpoolDamaged or SourceError where no picture could be
-    had at all, StorageError where `to` cannot be written, MissingDependency without Pillow, Interrupted once `stop()` says so.
+    UsageError where `to` is taken, `source` is neither, or messages are wanted of what is no bag; SpoolError, SpoolDamaged or
+    SourceError where no frame could be had at all, StorageError where `to` cannot be written, MissingDependency without
+    Pillow (or what bags take), Interrupted once `stop()` says so.
     """
     to = Path(os.path.abspath(to))
     chosen = FORMATS.get(format_name)
-    if chosen is None:
+    if chosen is None and format_name != MESSAGES:
         raise UsageError(f"--format {format_name}: must be one of {', '.join(get_args(FormatName))}")
     _require_free(to, source)
     _require_pillow()
@@ -98,17 +101,24 @@ def extract(
     if not selection.frames:
         raise UsageError(f"{source}: no frame is selected, so there is nothing to extract.")
     watch = watch or Silent()
+    if chosen is None:
+        mcap.require_bags(selection)
     with _appearing(to) as folder:
-        (folder / chosen.IMAGES).mkdir()
-        written, left_out, size = _write_pictures(
-            selection, folder / chosen.IMAGES, encoding=encoding, watch=watch, stop=stop
-        )
+        if chosen is None:
+            written, missed, size = mcap.write_messages(selection, folder, name=to.name, watch=watch, stop=stop)
+            left_out = [LeftOut(id=frame.id, why=why) for frame, why in missed]
+        else:
+            (folder / chosen.IMAGES).mkdir()
+            written, left_out, size = _write_pictures(
+                selection, folder / chosen.IMAGES, encoding=encoding, watch=watch, stop=stop
+            )
         if not written:
-            kind = SpoolDamaged if source.is_dir() else SourceError
+            kind = SpoolDamaged if source.is_dir() and chosen is not None else SourceError
             raise kind(f"{source}: none of its {len(selection.frames)} frames could be had. {left_out[0].why}")
         extraction = Extraction(name=to.name, selection=selection, frames=tuple(written))
-        images.write_frames(folder, extraction, chosen.IMAGES)
-        chosen.write(folder, extraction)
+        images.write_frames(folder, extraction, "" if chosen is None else chosen.IMAGES)
+        if chosen is not None:
+            chosen.write(folder, extraction)
     return ExtractSummary(frames=len(written), bytes=size, left_out=tuple(left_out), untrained=selection.untrained)
 
 

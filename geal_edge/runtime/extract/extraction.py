@@ -13,12 +13,23 @@ LABEL = "novel region"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """The recorded message of a frame, as its recording says it."""
+
+    topic: str
+    log_time_ns: int
+    publish_time_ns: int
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExtractedFrame:
-    """A selected frame and the picture of it that was written.
+    """A selected frame and the picture or the message of it that was written.
 
     file           its name in the folder of images: one plain name, unique, that sorts in the selected order
     width, height  pixels of the picture as people see it, EXIF rotation applied
-    sha256         of the file that was written
+    sha256         of the file that was written, or of the message
+    message        where messages are written; `file` is then the recording that holds them
     """
 
     frame: SelectedFrame
@@ -26,6 +37,7 @@ class ExtractedFrame:
     width: int
     height: int
     sha256: str
+    message: Message | None = None
 
     @property
     def regions(self) -> list[Region]:

@@ -1,5 +1,6 @@
 """`frames.jsonl`: one JSON object per selected frame, schema geal-edge/extract/1. Every extraction has it."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 from geal_edge.runtime.extract.extraction import ExtractedFrame, Extraction, one_line
@@ -14,19 +15,19 @@ def write(folder: Path, extraction: Extraction) -> None:
 
 
 def write_frames(folder: Path, extraction: Extraction, images: str) -> None:
-    """Write `frames.jsonl`; `images` is the folder that `file` begins with."""
+    """Write `frames.jsonl`; `images` is the folder that `file` begins with, "" for none."""
     with (folder / FRAMES).open("w", encoding="utf-8", newline="\n") as file:
         for extracted in extraction.frames:
-            file.write(one_line(_line(extracted, extraction, images)) + "\n")
+            file.write(one_line(line_of(extracted, extraction, images)) + "\n")
 
 
-def _line(extracted: ExtractedFrame, extraction: Extraction, images: str) -> dict[str, object]:
-    frame = extracted.frame
+def line_of(extracted: ExtractedFrame, extraction: Extraction, images: str) -> dict[str, object]:
+    frame, message = extracted.frame, extracted.message
     return {
         "schema": SCHEMA,
         "order": frame.order,
         "id": frame.id,
-        "file": f"{images}/{extracted.file}",
+        "file": f"{images}/{extracted.file}" if images else extracted.file,
         "sha256": extracted.sha256,
         "width": extracted.width,
         "height": extracted.height,
@@ -40,5 +41,6 @@ def _line(extracted: ExtractedFrame, extraction: Extraction, images: str) -> dic
             {"box": list(region.box), "outline": [list(corner) for corner in region.outline]}
             for region in extracted.regions
         ],
+        **(asdict(message) if message else {}),
         **extraction.made_by,
     }

@@ -23,15 +23,33 @@ _ZSTD = b"\x28\xb5\x2f\xfd"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Definition:
+    """What must be known of a channel, beside its topic, to record its messages once more.
+
+    name      of the type, as the recording spells it
+    encoding  of the schema: `ros1msg`, `ros2msg`, `ros2idl`, `protobuf`, ...
+    schema    the type's definition in that encoding
+    metadata  what else the recording says of the channel (quality of service, caller), name and value
+    """
+
+    name: str
+    encoding: str
+    schema: bytes
+    metadata: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Channel:
     """A stream of messages: its topic, its type in ROS 1 spelling (`sensor_msgs/Image`), and how messages are serialised.
 
-    encoding  `cdr` (ROS 2), `ros1`, or what an MCAP file says (`protobuf`, `json`, ...)
+    encoding    `cdr` (ROS 2), `ros1`, or what an MCAP file says (`protobuf`, `json`, ...)
+    definition  None where the recording holds none
     """
 
     topic: str
     type: str
     encoding: str
+    definition: Definition | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +98,23 @@ class Contents:
     gaps: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Logged:
+    """What a recorder writes beside a message; `publish_ns` is when it was sent, `sequence` its sender's counter."""
+
+    time_ns: int
+    publish_ns: int
+    sequence: int
+
+
 class Messages(Protocol):
     """An open file, from which messages are fetched."""
 
     def read(self, place: Place, at_most: int | None = None) -> bytes:
         """A message's bytes, or the first `at_most` of them. Raises FrameError where it cannot be read."""
+
+    def logged(self, place: Place) -> Logged | None:
+        """What the file says of a message; None where it says no more than its log time. Raises FrameError."""
 
 
 class BagFile(Protocol):
@@ -113,13 +143,13 @@ class Chunk:
 class ChunkCache:
     """Chunks most recently used, so that messages of cameras that take turns need not decompress one chunk twice."""
 
-    def __init__(self, load: Callable[[int], Chunk]) -> None:
-        self._load = load
+    def __init__(self) -> None:
         self._chunks: OrderedDict[int, Chunk] = OrderedDict()
 
-    def get(self, position: int) -> Chunk:
+    def get(self, position: int, load: Callable[[int], Chunk]) -> Chunk:
+        """`load` is not kept: a cache that knew its file would outlive it until the garbage collector comes by."""
         if position not in self._chunks:
-            self._chunks[position] = self._load(position)
+            self._chunks[position] = load(position)
             while len(self._chunks) > 1 and self._bytes() > CHUNK_CACHE_BYTES:
                 self._chunks.popitem(last=False)
         self._chunks.move_to_end(position)

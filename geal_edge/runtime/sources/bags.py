@@ -15,11 +15,12 @@ import bisect
 import hashlib
 import os
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
 from itertools import islice
+from operator import attrgetter
 from pathlib import Path
 
 from geal_edge.errors import FrameError, SourceError, UsageError
@@ -60,6 +61,21 @@ class Topic:
     def __str__(self) -> str:
         unread = f"; {self.problem}" if self.problem else ""
         return f"{self.name}  ({self.kind}, {self.count} message{'s' * (self.count != 1)}{unread})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """A frame, and where the message lies that it was read from.
+
+    messages  fetches from `file`, until the next one is asked for
+    """
+
+    frame: Frame | LostFrame
+    file: BagFile
+    messages: Messages
+    channel: Channel
+    place: Place
+    log_time_ns: int
 
 
 class BagSource:
@@ -135,6 +151,24 @@ class BagSource:
         return None if first is None else (first.image.shape[1], first.image.shape[0])
 
     def frames(self, after: int = -1) -> Iterator[Frame | LostFrame]:
+        yield from map(attrgetter("frame"), self._recorded(lambda index: index > after))
+        for index, gap in enumerate(self._gaps, start=len(self._log)):
+            if index > after:
+                yield LostFrame(
+                    id=f"{self.name}#gap-{index}",
+                    source=self.name,
+                    frame_index=index,
+                    capture_time_ns=None,
+                    reason="truncated",
+                    detail=f"{gap}. How many frames that held is not known; it counts as one.",
+                )
+
+    def recorded(self, indices: Collection[int]) -> Iterator[Recorded]:
+        """The frames at these indices, in order, as far as there are such; only they are decoded."""
+        wanted = frozenset(indices)
+        return islice(self._recorded(wanted.__contains__), len(wanted))
+
+    def _recorded(self, wanted: Callable[[int], bool]) -> Iterator[Recorded]:
         rates = {topic: _TopicRate(self.fps) for topic in self.topics}
         stamps = {topic: _Stamps() for topic in self.topics}
         with opened_files(self._files) as files:
@@ -146,20 +180,16 @@ class BagSource:
                 except FrameError:
                     time_ns = entry.time_ns  # reading the whole of it will say what is wrong
                 label = stamps[channel.topic].label(time_ns)
-                if rates[channel.topic].takes(time_ns) and index > after:
-                    yield self._frame(
-                        index, f"{self.name}#{channel.topic}@{label}", time_ns, channel, messages, entry.place
+                if rates[channel.topic].takes(time_ns) and wanted(index):
+                    identity = f"{self.name}#{channel.topic}@{label}"
+                    yield Recorded(
+                        frame=self._frame(index, identity, time_ns, channel, messages, entry.place),
+                        file=self._files[entry.file],
+                        messages=messages,
+                        channel=channel,
+                        place=entry.place,
+                        log_time_ns=entry.time_ns,
                     )
-        for index, gap in enumerate(self._gaps, start=len(self._log)):
-            if index > after:
-                yield LostFrame(
-                    id=f"{self.name}#gap-{index}",
-                    source=self.name,
-                    frame_index=index,
-                    capture_time_ns=None,
-                    reason="truncated",
-                    detail=f"{gap}. How many frames that held is not known; it counts as one.",
-                )
 
     def _frame(
         self, index: int, identity: str, time_ns: int, channel: Channel, messages: Messages, place: Place

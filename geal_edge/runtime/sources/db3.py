@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from geal_edge.errors import FrameError, SourceError
-from geal_edge.runtime.sources.bagfile import Channel, Contents, Place, Places
+from geal_edge.runtime.sources.bagfile import Channel, Contents, Definition, Place, Places
 from geal_edge.runtime.sources.rosmessages import carries_pictures, plain_type
 
 
@@ -28,8 +28,11 @@ class Db3File:
                     f"{self.path}: cannot be read as a rosbag2 database ({error}). Try to recover it with: "
                     "sqlite3 FILE .recover"
                 ) from error
+            definitions = _definitions(database)
             channels = {
-                number: Channel(topic=name, type=plain_type(type_), encoding=encoding)
+                number: Channel(
+                    topic=name, type=plain_type(type_), encoding=encoding, definition=definitions.get((number, type_))
+                )
                 for number, name, type_, encoding in rows
             }
             pictures = {number for number, channel in channels.items() if carries_pictures(channel)}
@@ -74,6 +77,27 @@ class Db3File:
         return database
 
 
+def _definitions(database: sqlite3.Connection) -> dict[tuple[int, str], Definition]:
+    """By topic and type; only recorders since ROS 2 Iron write them."""
+    try:
+        rows = database.execute(
+            "SELECT t.id, t.type, t.offered_qos_profiles, d.encoding, d.encoded_message_definition "
+            "FROM topics t JOIN message_definitions d ON d.topic_type = t.type"
+        ).fetchall()
+    except sqlite3.Error:
+        return {}
+    return {
+        (number, type_): Definition(
+            name=type_,
+            encoding=encoding,
+            schema=schema.encode(),
+            metadata=(("offered_qos_profiles", qos),) if isinstance(qos, str) else (),
+        )
+        for number, type_, qos, encoding, schema in rows
+        if isinstance(encoding, str) and isinstance(schema, str) and encoding and schema
+    }
+
+
 class Db3Messages:
     """Fetches messages of an open database."""
 
@@ -91,3 +115,6 @@ class Db3Messages:
         if row is None or not isinstance(row[0], bytes):
             raise FrameError("undecodable", "its row holds no message.")
         return row[0]
+
+    def logged(self, place: Place) -> None:
+        """A row says no more of a message than its log time."""

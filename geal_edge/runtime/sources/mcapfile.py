@@ -19,6 +19,8 @@ from geal_edge.runtime.sources.bagfile import (
     Chunk,
     ChunkCache,
     Contents,
+    Definition,
+    Logged,
     Place,
     Places,
     decompress,
@@ -28,6 +30,8 @@ from geal_edge.runtime.sources.bagfile import (
 from geal_edge.runtime.sources.rosmessages import carries_pictures, plain_type
 
 if TYPE_CHECKING:
+    from mcap.records import Channel as ChannelRecord
+    from mcap.records import Schema
     from mcap.summary import Summary
 
 MAGIC = b"\x89MCAP0\r\n"
@@ -76,12 +80,8 @@ class McapFile:
 
 def _indexed(file: IO[bytes], summary: "Summary") -> Contents | None:
     channels = {
-        number: Channel(
-            topic=channel.topic,
-            type=plain_type(summary.schemas[channel.schema_id].name if channel.schema_id else ""),
-            encoding=channel.message_encoding,
-        )
-        for number, channel in summary.channels.items()
+        number: _channel(record, summary.schemas[record.schema_id] if record.schema_id else None)
+        for number, record in summary.channels.items()
     }
     statistics = summary.statistics
     if statistics is None or statistics.channel_count != len(channels):
@@ -99,6 +99,19 @@ def _indexed(file: IO[bytes], summary: "Summary") -> Contents | None:
     promised = sum(statistics.channel_message_counts.get(number, 0) for number in pictures)
     # Messages outside of chunks, or chunks without an index, are only found by going through the records.
     return Contents(channels=channels, places=places) if len(places) == promised else None
+
+
+def _channel(record: "ChannelRecord", schema: "Schema | None") -> Channel:
+    definition = None
+    if schema is not None:
+        metadata = tuple(sorted(record.metadata.items()))
+        definition = Definition(name=schema.name, encoding=schema.encoding, schema=schema.data, metadata=metadata)
+    return Channel(
+        topic=record.topic,
+        type=plain_type(schema.name if schema else ""),
+        encoding=record.message_encoding,
+        definition=definition,
+    )
 
 
 def _message_index(file: IO[bytes], at: int, channel: int) -> Iterator[tuple[int, int]]:
@@ -119,7 +132,7 @@ class _Scan:
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self._size = file.seek(0, os.SEEK_END)
-        self._types: dict[int, str] = {0: ""}
+        self._schemas: dict[int, Schema] = {}
         self._channels: dict[int, Channel] = {}
         self._pictures: set[int] = set()
         self._places = Places()
@@ -193,15 +206,13 @@ class _Scan:
         try:
             if opcode == _SCHEMA:
                 schema = Schema.read(ReadDataStream(io.BytesIO(body)))
-                self._types[schema.id] = plain_type(schema.name)
+                self._schemas[schema.id] = schema
                 return
             record = ChannelRecord.read(ReadDataStream(io.BytesIO(body)))
         except (McapError, struct.error, ValueError):
             self._gap("the description of a channel is damaged")
             return
-        channel = Channel(
-            topic=record.topic, type=self._types.get(record.schema_id, ""), encoding=record.message_encoding
-        )
+        channel = _channel(record, self._schemas.get(record.schema_id))
         self._channels[record.id] = channel
         if carries_pictures(channel):
             self._pictures.add(record.id)
@@ -229,7 +240,7 @@ class McapMessages:
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
-        self._chunks = ChunkCache(self.chunk)
+        self._chunks = ChunkCache()
 
     def chunk(self, at: int) -> Chunk:
         """The content of the compressed chunk at this place of the file."""
@@ -244,12 +255,21 @@ class McapMessages:
         return decompress(compression, data, size=size, cut=len(data) < length)
 
     def read(self, place: Place, at_most: int | None = None) -> bytes:
-        chunk = None if place.offset < 0 else self._chunks.get(place.position)
+        stream, chunk, length, _ = self._message(place)
+        length = length if at_most is None else min(at_most, length)
+        return whole(stream.read(length), length, chunk)
+
+    def logged(self, place: Place) -> Logged:
+        return self._message(place)[3]
+
+    def _message(self, place: Place) -> tuple[IO[bytes], Chunk | None, int, Logged]:
+        """(stream that stands at the message's data, the chunk that it is, the data's length, what stands before it)."""
+        chunk = None if place.offset < 0 else self._chunks.get(place.position, self.chunk)
         stream = self._file if chunk is None else io.BytesIO(chunk.data)
         stream.seek(place.position if chunk is None else place.offset)
         head = whole(stream.read(_MESSAGE_HEAD.size), _MESSAGE_HEAD.size, chunk)
-        opcode, length, *_ = _MESSAGE_HEAD.unpack(head)
+        opcode, length, _, sequence, time_ns, publish_ns = _MESSAGE_HEAD.unpack(head)
         if opcode != _MESSAGE or not _MESSAGE_FIELDS <= length < 2**32:
             raise FrameError("undecodable", "the index of the file points to something that is no message.")
-        length = length - _MESSAGE_FIELDS if at_most is None else min(at_most, length - _MESSAGE_FIELDS)
-        return whole(stream.read(length), length, chunk)
+        logged = Logged(time_ns=time_ns, publish_ns=publish_ns, sequence=sequence)
+        return stream, chunk, length - _MESSAGE_FIELDS, logged

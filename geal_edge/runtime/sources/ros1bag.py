@@ -14,11 +14,22 @@ from pathlib import Path
 from typing import IO
 
 from geal_edge.errors import FrameError, SourceError
-from geal_edge.runtime.sources.bagfile import Channel, Chunk, ChunkCache, Contents, Place, Places, decompress, whole
+from geal_edge.runtime.sources.bagfile import (
+    Channel,
+    Chunk,
+    ChunkCache,
+    Contents,
+    Definition,
+    Place,
+    Places,
+    decompress,
+    whole,
+)
 from geal_edge.runtime.sources.rosmessages import carries_pictures, plain_type
 
 _MAGIC = re.compile(rb"#ROSBAG V(\d+)\.(\d+)\n")
 _MESSAGE, _BAG, _INDEX, _CHUNK, _CHUNK_INFO, _CONNECTION = 2, 3, 4, 5, 6, 7
+_SAID_OF_A_CONNECTION = ("callerid", "latching", "md5sum")
 _HEADER_AT_MOST = 16 * 1024 * 1024
 
 
@@ -209,10 +220,20 @@ class _Scan:
             name, _, value = data[at + 4 : at + 4 + size].partition(b"=")
             fields[name] = value
             at += 4 + size
+        said = {name.decode("utf-8", "replace"): value.decode("utf-8", "replace") for name, value in fields.items()}
+        definition = None
+        if "message_definition" in said:
+            definition = Definition(
+                name=said.get("type", ""),
+                encoding="ros1msg",
+                schema=fields[b"message_definition"],
+                metadata=tuple((name, said[name]) for name in _SAID_OF_A_CONNECTION if name in said),
+            )
         self._channels[record.number(b"conn")] = Channel(
             topic=record.text(b"topic"),
-            type=plain_type(fields.get(b"type", b"").decode("utf-8", "replace")),
+            type=plain_type(said.get("type", "")),
             encoding="ros1",
+            definition=definition,
         )
 
 
@@ -221,7 +242,7 @@ class Ros1Messages:
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
-        self._chunks = ChunkCache(self.chunk)
+        self._chunks = ChunkCache()
 
     def chunk(self, at: int) -> Chunk:
         """The content of the compressed chunk at this place of the file."""
@@ -233,7 +254,7 @@ class Ros1Messages:
         return decompress(record.text(b"compression"), data, size=record.number(b"size"), cut=len(data) < record.length)
 
     def read(self, place: Place, at_most: int | None = None) -> bytes:
-        chunk = None if place.offset < 0 else self._chunks.get(place.position)
+        chunk = None if place.offset < 0 else self._chunks.get(place.position, self.chunk)
         stream: IO[bytes] = self._file if chunk is None else io.BytesIO(chunk.data)
         at = place.position if chunk is None else place.offset
         record = read_record(stream, at)
@@ -247,3 +268,6 @@ class Ros1Messages:
         stream.seek(record.data_at)
         length = record.length if at_most is None else min(at_most, record.length)
         return whole(stream.read(length), length, chunk)
+
+    def logged(self, place: Place) -> None:
+        """A bag says no more of a message than its log time."""
