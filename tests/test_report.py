@@ -4,8 +4,10 @@ import base64
 import io
 import json
 import re
+import sqlite3
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from hashlib import sha256
 from html.parser import HTMLParser
@@ -23,6 +25,7 @@ from geal_edge.runtime import selection
 from geal_edge.runtime.clusters import KnowledgeClusters
 from geal_edge.runtime.frame import Frame, Image, LostFrame
 from geal_edge.runtime.ladder import Certificate
+from geal_edge.runtime.observer import Silent
 from geal_edge.runtime.report import data as report_data
 from geal_edge.runtime.report import pictures, write_report
 from geal_edge.runtime.report.chart import COLOURS, outline_of
@@ -240,7 +243,9 @@ def test_what_lay_farthest_is_warmest_and_what_was_distilled_away_stays_cool(spo
 def test_each_knowledge_cluster_has_a_colour_and_what_was_distilled_away_has_none(spool: Path, page: Page) -> None:
     for frame in selected(spool):
         card = page.card(frame.order or 0)
-        shapes = {p["class"]: _inside(p["d"], GRID) for p in card.all("path") if re.fullmatch(r"c\d+", p.get("class", ""))}
+        shapes = {
+            p["class"]: _inside(p["d"], GRID) for p in card.all("path") if re.fullmatch(r"c\d+", p.get("class", ""))
+        }
 
         assert shapes == {
             f"c{cluster}": set(np.flatnonzero(frame.patch_cluster == cluster).tolist())
@@ -252,7 +257,9 @@ def test_the_clusters_of_a_picks_file_are_coloured_too(tmp_path: Path) -> None:
     page = page_of(picks_file(tmp_path / "picks.json", spec="drawn:7:25", picks=PICKS))
 
     for order in (1, 2, 3):
-        shapes = {p["class"]: _inside(p["d"], GRID) for p in page.card(order).all("path") if p.get("class") in ("c0", "c1")}
+        shapes = {
+            p["class"]: _inside(p["d"], GRID) for p in page.card(order).all("path") if p.get("class") in ("c0", "c1")
+        }
         assert shapes == {"c0": set(range(7)), "c1": {7, 8}}
 
 
@@ -309,10 +316,16 @@ def test_frames_retained_but_not_selected_are_folded_away_with_small_pictures(sp
     assert all(frame.id in folded.text for frame in others)
 
 
-def test_evicted_frames_are_told_one_by_one_with_why_each_gave_way(spool: Path, page: Page) -> None:
-    with open_view(spool) as view:
+def test_evicted_frames_are_told_one_by_one_with_why_each_gave_way(tmp_path: Path) -> None:
+    pressed = tmp_path / "trip"
+    fill(pressed, Drive([]))
+    with closing(sqlite3.connect(pressed / "spool.db")) as database, database:
+        database.execute("UPDATE rounds SET max_retained = 9")  # of a budget of 5: the limit is reached often
+    fill(pressed, Drive(pictures_of(80), name="drive again"))
+    with open_view(pressed) as view:
         evicted = view.evicted()
 
+    page = page_of(pressed)
     (fold,) = re.findall(r'<details class="evicted">.*?</details>', page.html, re.DOTALL)
     told = Page(fold)
     assert {frame.cause for frame in evicted} == {"one_too_many", "max_retained"}, "a test of nothing"
@@ -771,6 +784,24 @@ def test_the_same_spool_gives_the_same_page(spool: Path, tmp_path: Path) -> None
     write_report(spool, tmp_path / "two.html")
 
     assert (tmp_path / "one.html").read_bytes() == (tmp_path / "two.html").read_bytes()
+
+
+def test_ordering_the_frames_and_writing_their_cards_can_be_watched(spool: Path, tmp_path: Path) -> None:
+    class Watcher(Silent):
+        def __init__(self) -> None:
+            self.steps: dict[str, list[int]] = {}
+
+        def begin(self, what: str, total: int | None) -> None:
+            self.now = self.steps[what] = [total or 0, 0]
+
+        def advance(self, **counts: int) -> None:
+            self.now[1] += 1
+
+    watcher = Watcher()
+    write_report(spool, tmp_path / "page.html", watch=watcher)
+
+    assert list(watcher.steps) == ["ordering the selected frames", "writing the page"]
+    assert all(total == done > 0 for total, done in watcher.steps.values())
 
 
 # -- the file ----------------------------------------------------------------------------------------------------------

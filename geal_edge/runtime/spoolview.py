@@ -17,6 +17,7 @@ import numpy.typing as npt
 from geal_edge.errors import SpoolDamaged, SpoolError
 from geal_edge.runtime.distance import chord
 from geal_edge.runtime.ladder import Certificate, Ladder, SelectedUnit
+from geal_edge.runtime.observer import Observer, Silent
 from geal_edge.runtime.spooldb import (
     DATABASE,
     FRAMES,
@@ -160,10 +161,15 @@ class SpoolView:
     def certificate(self) -> Certificate:
         return self.ladder().certificate()
 
-    def retained(self) -> list[StoredFrame]:
-        """All retained frames: the selected ones in their order, then the rest by unit."""
+    def retained(self, *, watch: Observer | None = None) -> list[StoredFrame]:
+        """All retained frames: the selected ones in their order, then the rest by unit.
+
+        The order is worked out now: of thousands of frames that takes a while, which `watch` can follow.
+        """
         ladder = self.ladder()
-        certified, picks = ladder.radius, ladder.selected()
+        watch = watch or Silent()
+        watch.begin("ordering the selected frames", min(len(ladder.retained), ladder.capacity))
+        certified, picks = ladder.radius, ladder.selected(on_pick=lambda _: watch.advance())
         selected = {s.unit: (order, s) for order, s in enumerate(picks, start=1)}
         frames = []
         for row in self._db.execute(

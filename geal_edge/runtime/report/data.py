@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from geal_edge.runtime.ladder import RADII, Certificate
+from geal_edge.runtime.observer import Observer
 from geal_edge.runtime.pool import read_picks
 from geal_edge.runtime.selection import SelectedFrame, not_whole, picked_frames, picked_source
 from geal_edge.runtime.spoolview import EvictedFrame, StoredFrame, open_view
@@ -122,12 +123,12 @@ class Report:
 # -- from a spool ------------------------------------------------------------------------------------------------------
 
 
-def read_spool_report(path: Path) -> Report:
+def read_spool_report(path: Path, *, watch: Observer | None = None) -> Report:
     """Read a spool, also beside a running writer. Raises SpoolError where there is none."""
     with open_view(path) as view:
         counts, lost = view.counts()
         timeline = view.timeline
-        frames = view.retained()
+        frames = view.retained(watch=watch)
         places = _seen_at(timeline, [frame.unit for frame in frames])
         others = sorted((f for f in frames if f.order is None), key=lambda f: -(f.novelty or 0.0))
         events = view.events()
