@@ -4,8 +4,10 @@ import base64
 import io
 import json
 import re
+import sqlite3
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from hashlib import sha256
 from html.parser import HTMLParser
@@ -23,9 +25,12 @@ from geal_edge.runtime import selection
 from geal_edge.runtime.clusters import KnowledgeClusters
 from geal_edge.runtime.frame import Frame, Image, LostFrame
 from geal_edge.runtime.ladder import Certificate
+from geal_edge.runtime.observer import Silent
+from geal_edge.runtime.report import data as report_data
 from geal_edge.runtime.report import pictures, write_report
-from geal_edge.runtime.report.chart import outline_of
+from geal_edge.runtime.report.chart import COLOURS, outline_of
 from geal_edge.runtime.report.data import picks_promise, read_spool_report, spool_promise
+from geal_edge.runtime.report.page import clock
 from geal_edge.runtime.sources import open_source
 from geal_edge.runtime.spool import Spool, SpoolSettings
 from geal_edge.runtime.spoolview import StoredFrame, open_view
@@ -212,7 +217,7 @@ def test_the_first_frame_has_no_outline_and_says_why(page: Page) -> None:
     first = page.card(1)
 
     assert "first of the round" in first.text
-    assert first.all("svg") == []
+    assert first.all("path", **{"class": "edge"}) == []
 
 
 def test_each_other_frame_is_outlined_where_its_witness_lies(spool: Path, page: Page) -> None:
@@ -233,6 +238,44 @@ def test_what_lay_farthest_is_warmest_and_what_was_distilled_away_stays_cool(spo
 
         assert set(frame.witness_patches) <= _squares(hottest["d"])
         assert not distilled_away & {patch for path in steps for patch in _squares(path["d"])}
+
+
+def test_each_knowledge_cluster_has_a_colour_and_what_was_distilled_away_has_none(spool: Path, page: Page) -> None:
+    for frame in selected(spool):
+        card = page.card(frame.order or 0)
+        shapes = {
+            p["class"]: _inside(p["d"], GRID) for p in card.all("path") if re.fullmatch(r"c\d+", p.get("class", ""))
+        }
+
+        assert shapes == {
+            f"c{cluster}": set(np.flatnonzero(frame.patch_cluster == cluster).tolist())
+            for cluster in range(frame.patch_cluster.max() + 1)
+        }
+
+
+def test_the_clusters_of_a_picks_file_are_coloured_too(tmp_path: Path) -> None:
+    page = page_of(picks_file(tmp_path / "picks.json", spec="drawn:7:25", picks=PICKS))
+
+    for order in (1, 2, 3):
+        shapes = {
+            p["class"]: _inside(p["d"], GRID) for p in page.card(order).all("path") if p.get("class") in ("c0", "c1")
+        }
+        assert shapes == {"c0": set(range(7)), "c1": {7, 8}}
+
+
+def test_every_colour_of_a_cluster_is_on_the_page_and_no_two_are_the_same(page: Page) -> None:
+    colours = re.findall(r"\.c(\d+) \{ fill: (#\w{6}); \}", page.html)
+
+    assert [int(number) for number, _ in colours] == list(range(COLOURS))
+    assert len({colour for _, colour in colours}) == COLOURS
+
+
+def test_one_switch_for_all_pictures_begins_with_what_was_new(page: Page) -> None:
+    choices = page.all("input", type="radio", name="over")
+
+    assert [choice["id"] for choice in choices] == ["over-nothing", "over-new", "over-clusters"]
+    assert [choice["id"] for choice in choices if "checked" in choice] == ["over-new"]
+    assert all(f"#{choice['id']}:checked" in page.html for choice in choices if "checked" not in choice)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -273,11 +316,45 @@ def test_frames_retained_but_not_selected_are_folded_away_with_small_pictures(sp
     assert all(frame.id in folded.text for frame in others)
 
 
-def test_evictions_name_the_frame_that_others_gave_way_for(spool: Path, page: Page) -> None:
-    with open_view(spool) as view:
-        newest = next(event for event in reversed(view.events()) if event["name"] == "units_evicted")
+def test_evicted_frames_are_told_one_by_one_with_why_each_gave_way(tmp_path: Path) -> None:
+    pressed = tmp_path / "trip"
+    fill(pressed, Drive([]))
+    with closing(sqlite3.connect(pressed / "spool.db")) as database, database:
+        database.execute("UPDATE rounds SET max_retained = 9")  # of a budget of 5: the limit is reached often
+    fill(pressed, Drive(pictures_of(80), name="drive again"))
+    with open_view(pressed) as view:
+        evicted = view.evicted()
 
-    assert f"For {newest['by']}: {newest['units'][0]}" in page.text
+    page = page_of(pressed)
+    (fold,) = re.findall(r'<details class="evicted">.*?</details>', page.html, re.DOTALL)
+    told = Page(fold)
+    assert {frame.cause for frame in evicted} == {"one_too_many", "max_retained"}, "a test of nothing"
+    for frame in evicted:
+        why = {
+            "one_too_many": f"{frame.evicted_by} was one too many for the last radius that still held it",
+            "max_retained": f"the limit on retained frames was reached with {frame.evicted_by}",
+        }
+        assert frame.cause
+        when = f"{frame.id}frame {frame.frame_index:,}, at {clock(frame.capture_time_ns or 0)}"
+        novelty = "seen first" if frame.novelty is None else f"{frame.novelty:.2f}"
+        assert f"{when}{novelty}{frame.radius:.2f}{why[frame.cause]}" in told.text
+    assert told.all("img") == []
+    assert "the files were removed" in page.text
+
+
+def test_only_the_newest_evicted_frames_are_told_and_all_are_counted(
+    spool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report_data, "EVICTED", 2)
+    write_report(spool, tmp_path / "page.html")
+
+    page = Page((tmp_path / "page.html").read_text())
+    with open_view(spool) as view:
+        evicted = view.evicted()
+    (fold,) = re.findall(r'<details class="evicted">.*?</details>', page.html, re.DOTALL)
+    assert f"{len(evicted)} frames were retained for a while" in page.text
+    assert "Told are the 2 that were retained last" in page.text
+    assert [frame.id in Page(fold).text for frame in evicted] == [True, True] + [False] * (len(evicted) - 2)
 
 
 @pytest.mark.parametrize("untrained", [True, False])
@@ -558,6 +635,7 @@ DAMAGES: dict[str, Callable[[dict[str, Any]], object]] = {
     "a distance of null": lambda data: data["picks"][1].update(distance=None),
     "a patch off the grid": lambda data: data["picks"][1]["witness"].update(patches=[24]),
     "a patch of no cluster": lambda data: data["picks"][1]["clusters"].update(patches=[7]),
+    "a patch without a cluster": lambda data: data["picks"][0]["clusters"]["patches"].pop(),
     "an empty grid": lambda data: data["picks"][1]["witness"].update(grid=[0, 0]),
     "a grid of one number": lambda data: data["picks"][1]["witness"].update(grid=[4]),
     "an order twice": lambda data: data["picks"][1].update(order=1),
@@ -706,6 +784,24 @@ def test_the_same_spool_gives_the_same_page(spool: Path, tmp_path: Path) -> None
     write_report(spool, tmp_path / "two.html")
 
     assert (tmp_path / "one.html").read_bytes() == (tmp_path / "two.html").read_bytes()
+
+
+def test_ordering_the_frames_and_writing_their_cards_can_be_watched(spool: Path, tmp_path: Path) -> None:
+    class Watcher(Silent):
+        def __init__(self) -> None:
+            self.steps: dict[str, list[int]] = {}
+
+        def begin(self, what: str, total: int | None) -> None:
+            self.now = self.steps[what] = [total or 0, 0]
+
+        def advance(self, **counts: int) -> None:
+            self.now[1] += 1
+
+    watcher = Watcher()
+    write_report(spool, tmp_path / "page.html", watch=watcher)
+
+    assert list(watcher.steps) == ["ordering the selected frames", "writing the page"]
+    assert all(total == done > 0 for total, done in watcher.steps.values())
 
 
 # -- the file ----------------------------------------------------------------------------------------------------------

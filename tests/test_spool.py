@@ -156,6 +156,54 @@ def test_evictions_are_events_and_their_files_are_gone(tmp_path):
     assert {p.name for p in (tmp_path / "s" / "frames").iterdir()} == files
 
 
+def test_evicted_frames_keep_what_they_were_retained_for_and_why_they_gave_way(tmp_path):
+    gone, causes = {}, {}
+    fill(tmp_path / "s", [])
+    with changed(tmp_path / "s") as database:
+        database.execute("UPDATE rounds SET max_retained = 5")  # of a budget of 3: the limit is reached often
+    with Spool(tmp_path / "s", settings(), monotonic=Clock()) as spool:
+        ladder = spool.ladder()
+        spool.begin_source(MemorySource())
+        stored = {}
+        for index, clusters in enumerate(random_stream(5, 60, dim=4)):
+            decision = ladder.score(clusters)
+            judge(spool, ladder, frame(index), clusters)
+            if decision.retain:
+                stored[decision.unit] = (index, decision)
+            gone.update(dict.fromkeys(decision.evicted, index))
+            pressed = any(not death.natural for death in decision.deaths)
+            causes.update(dict.fromkeys(decision.evicted, "max_retained" if pressed else "one_too_many"))
+    with open_view(tmp_path / "s") as view:
+        evicted = view.evicted()
+        newest = view.evicted(at_most=2)
+    assert [e.unit for e in evicted] == sorted(gone, reverse=True)
+    assert newest == evicted[:2]
+    for e in evicted:
+        index, decision = stored[e.unit]
+        assert (e.id, e.frame_index, e.novelty, e.radius) == (
+            f"memory#{index}",
+            index,
+            decision.novelty,
+            decision.radius,
+        )
+        assert e.bytes == len(b"bytes of frame %d" % index)
+        assert (e.evicted_by, e.cause) == (f"memory#{gone[e.unit]}", causes[e.unit])
+    assert set(causes.values()) == {"one_too_many", "max_retained"}
+
+
+def test_of_an_eviction_older_than_the_events_that_are_kept_no_cause_is_made_up(tmp_path):
+    fill(tmp_path / "s", random_stream(5, 60, dim=4))
+    with changed(tmp_path / "s") as database:
+        database.execute("DELETE FROM events")
+        database.execute("UPDATE deaths SET natural = 0 WHERE death = 1")
+    with open_view(tmp_path / "s") as view:
+        assert {e.cause for e in view.evicted()} == {None}  # a level ended by pressure: it may have been either
+    with changed(tmp_path / "s") as database:
+        database.execute("UPDATE deaths SET natural = 1")
+    with open_view(tmp_path / "s") as view:
+        assert {e.cause for e in view.evicted()} == {"one_too_many"}
+
+
 def test_orphans_of_ours_are_removed_with_an_event_and_foreign_files_are_left(tmp_path):
     path = tmp_path / "s"
     fill(path, random_stream(0, 10))

@@ -18,7 +18,7 @@ spool stored, bit for bit, and never learns anything twice.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -287,11 +287,11 @@ class Ladder:
 
     # -- the answer ----------------------------------------------------------------------------------------------------
 
-    def selected(self) -> list[SelectedUnit]:
+    def selected(self, *, on_pick: Callable[[int], None] | None = None) -> list[SelectedUnit]:
         """The selected order: exact greedy inside the smallest alive level's set, then greedy fill from the rest.
 
         At most `capacity` units. The order starts with the oldest unit of the level. Greedy over all retained units at
-        once would look better and break the certificate; this order never does.
+        once would look better and break the certificate; this order never does. `on_pick` is told how many are picked.
         """
         if not self._units:
             return []
@@ -303,6 +303,7 @@ class Ladder:
             self.capacity,
             first=int(inside[0]),
             pools=[inside.tolist(), rest.tolist()],
+            on_pick=on_pick,
         )
         return [self._as_selected(pick) for pick in picks]
 

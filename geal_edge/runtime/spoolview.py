@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ import numpy.typing as npt
 from geal_edge.errors import SpoolDamaged, SpoolError
 from geal_edge.runtime.distance import chord
 from geal_edge.runtime.ladder import Certificate, Ladder, SelectedUnit
+from geal_edge.runtime.observer import Observer, Silent
 from geal_edge.runtime.spooldb import (
     DATABASE,
     FRAMES,
@@ -72,6 +73,32 @@ class StoredFrame:
     def witness_patches(self) -> list[int]:
         """Row-major indices of the patches that made this frame new; empty for the first frame."""
         return [] if self.witness is None else [int(p) for p in np.flatnonzero(self.patch_cluster == self.witness)]
+
+
+Cause: TypeAlias = Literal["one_too_many", "max_retained"]
+"""Why a frame was evicted: its last level ended of one frame too many, or the limit on retained frames was reached."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvictedFrame:
+    """One frame that was retained for a while. Its file is gone, and so are its clusters.
+
+    novelty, radius  as of a StoredFrame: what it was retained for
+    evicted_by       id of the frame whose decision evicted it
+    cause            None where the spool no longer knows: its event is older than those it keeps
+    bytes            size of the file that was removed
+    """
+
+    unit: int
+    id: str
+    source: str
+    frame_index: int
+    capture_time_ns: int | None
+    novelty: float | None
+    radius: float | None
+    evicted_by: str
+    cause: Cause | None
+    bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,10 +161,15 @@ class SpoolView:
     def certificate(self) -> Certificate:
         return self.ladder().certificate()
 
-    def retained(self) -> list[StoredFrame]:
-        """All retained frames: the selected ones in their order, then the rest by unit."""
+    def retained(self, *, watch: Observer | None = None) -> list[StoredFrame]:
+        """All retained frames: the selected ones in their order, then the rest by unit.
+
+        The order is worked out now: of thousands of frames that takes a while, which `watch` can follow.
+        """
         ladder = self.ladder()
-        certified, picks = ladder.radius, ladder.selected()
+        watch = watch or Silent()
+        watch.begin("ordering the selected frames", min(len(ladder.retained), ladder.capacity))
+        certified, picks = ladder.radius, ladder.selected(on_pick=lambda _: watch.advance())
         selected = {s.unit: (order, s) for order, s in enumerate(picks, start=1)}
         frames = []
         for row in self._db.execute(
@@ -171,6 +203,46 @@ class SpoolView:
     def selected(self) -> list[StoredFrame]:
         """The selected frames in their order, at most `budget`."""
         return [frame for frame in self.retained() if frame.order is not None]
+
+    def evicted(self, *, at_most: int | None = None) -> list[EvictedFrame]:
+        """Evicted frames, those that were retained last first; at most so many."""
+        causes = self._causes()
+        # Without a death by pressure there is only the other cause, however old the event.
+        (pressed,) = self._db.execute("SELECT count(*) FROM deaths WHERE NOT natural").fetchone()
+        default: Cause | None = None if pressed else "one_too_many"
+        return [
+            EvictedFrame(
+                unit=unit,
+                id=id_,
+                source=source,
+                frame_index=index,
+                capture_time_ns=time_ns,
+                novelty=None if novelty is None else chord(novelty),
+                radius=radius,
+                evicted_by=by,
+                cause=causes.get((by, id_), default),
+                bytes=size,
+            )
+            for unit, id_, source, index, time_ns, novelty, radius, by, size in self._db.execute(
+                "SELECT unit, id, source, frame_index, capture_time_ns, squared_novelty, radius, evicted_by, bytes "
+                "FROM units JOIN frames USING (unit) WHERE state = 'evicted' ORDER BY unit DESC, frame LIMIT ?",
+                (-1 if at_most is None else at_most,),
+            )
+        ]
+
+    def _causes(self) -> dict[tuple[str, str], Cause]:
+        """(id of the frame that came, id of the evicted one) -> cause. A decision's `radius_raised` stands before its
+        `units_evicted`."""
+        causes: dict[tuple[str, str], Cause] = {}
+        raised_by = None
+        for event in self.events():
+            if event["name"] == "radius_raised":
+                raised_by = event["by"]
+            elif event["name"] == "units_evicted":
+                cause: Cause = "max_retained" if event["by"] == raised_by else "one_too_many"
+                causes.update(((event["by"], unit), cause) for unit in event["units"])
+                raised_by = None
+        return causes
 
     def counts(self) -> tuple[dict[str, int], dict[str, int]]:
         """(frames by state, lost by reason). Each frame once: seen = lost + gated + not_new + retained + released + evicted."""

@@ -53,7 +53,7 @@ def write_report(source: Path, out: Path, *, watch: Observer | None = None) -> R
     require_pillow()
     watch = watch or Silent()
     if source.is_dir():
-        report = read_spool_report(source)
+        report = read_spool_report(source, watch=watch)
         pictures, small = spool_pictures(WIDTH), spool_pictures(SMALL_WIDTH)
     elif source.exists():
         report = read_picks_report(source)

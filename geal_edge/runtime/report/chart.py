@@ -18,6 +18,8 @@ OUTSET = 0.12
 """Of a patch: the outline stands around what it points at, not on it."""
 HEAT_STEPS = 5
 HEAT_OPACITY = 0.62
+COLOURS = 25
+"""Of clusters, as `.c0` to `.c24` in page.html; in frames of more clusters they come again."""
 MANY = 150
 """Dots above which they are drawn smaller."""
 
@@ -26,15 +28,17 @@ MANY = 150
 
 
 def region(frame: ShownFrame) -> str:
-    """What was new, over the picture: the witness as an outline, and a heat map of how far each patch's cluster was from
-    all frames before. Frames are resized to the model's input without keeping their aspect, so the grid stretches over
-    the whole picture."""
+    """What lies over the picture: the witness as an outline, and below it either a heat map of how far each patch's cluster
+    was from all frames before, or all knowledge clusters in colours (the paper's Fig. 4); the page's switch shows one of
+    the two. Frames are resized to the model's input without keeping their aspect, so the grid stretches over the whole
+    picture. Empty where there is nothing to show."""
     rows, columns = frame.grid
-    outline = outline_of(frame.patches, frame.grid, outset=OUTSET)
-    return (
-        f'<svg class="region" viewBox="0 0 {columns} {rows}" preserveAspectRatio="none" aria-hidden="true">'
-        f'{_heat_map(frame.heat, columns)}<path class="halo" d="{outline}"/><path class="edge" d="{outline}"/></svg>'
-    )
+    parts = _heat_map(frame.heat, columns) + _cluster_map(frame.clusters, frame.grid)
+    if frame.patches:
+        outline = outline_of(frame.patches, frame.grid, outset=OUTSET)
+        parts += f'<path class="halo" d="{outline}"/><path class="edge" d="{outline}"/>'
+    view = f'viewBox="0 0 {columns} {rows}" preserveAspectRatio="none" aria-hidden="true"'
+    return f'<svg class="region" {view}>{parts}</svg>' if parts else ""
 
 
 def _heat_map(heat: Sequence[float], columns: int) -> str:
@@ -48,6 +52,16 @@ def _heat_map(heat: Sequence[float], columns: int) -> str:
             steps[step] = steps.get(step, "") + f"M{column} {row}h1v1h-1z"
     paths = (f'<path opacity="{HEAT_OPACITY * step / HEAT_STEPS:.2f}" d="{d}"/>' for step, d in sorted(steps.items()))
     return f'<g class="heat">{"".join(paths)}</g>' if steps else ""
+
+
+def _cluster_map(clusters: Sequence[int], grid: tuple[int, int]) -> str:
+    """Each knowledge cluster as one shape in a colour of its own; what was distilled away stays plain."""
+    patches: dict[int, list[int]] = {}
+    for patch, cluster in enumerate(clusters):
+        if cluster >= 0:
+            patches.setdefault(cluster, []).append(patch)
+    paths = (f'<path class="c{c % COLOURS}" d="{outline_of(patches[c], grid)}"/>' for c in sorted(patches))
+    return f'<g class="clusters">{"".join(paths)}</g>' if patches else ""
 
 
 def outline_of(patches: Iterable[int], grid: tuple[int, int], *, outset: float = 0.0) -> str:

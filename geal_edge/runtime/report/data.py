@@ -1,21 +1,24 @@
 """What a report says, as plain values: read from a spool or from a picks file, with its sentences in the page's words."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from geal_edge.runtime.ladder import RADII, Certificate
+from geal_edge.runtime.observer import Observer
 from geal_edge.runtime.pool import read_picks
 from geal_edge.runtime.selection import SelectedFrame, not_whole, picked_frames, picked_source
-from geal_edge.runtime.spoolview import StoredFrame, open_view
+from geal_edge.runtime.spoolview import EvictedFrame, StoredFrame, open_view
 from geal_edge.runtime.timeline import Timeline
 
 EXAMPLES = 8
-"""Lost frames named per reason, and evictions told one by one: the counts are whole in any case."""
+"""Lost frames named per reason: the counts are whole in any case."""
 OTHERS = 400
 """Pictures of frames retained but not selected; the page says how many it leaves out."""
+EVICTED = 400
+"""Evicted frames told one by one; the page says how many it leaves out."""
 
 CHORD = "Distances are chords on the unit sphere: 0 is the same, 1.41 has nothing in common, 2 is the opposite."
 NO_BOUND = "No limit is proved to how much better the same number of single patches could do."
@@ -36,6 +39,7 @@ class ShownFrame:
     patches   row-major indices of the witness on the grid; empty for the first
     heat      chord of each patch's cluster to the frames before it in that order, 0.0 for patches that were distilled
               away; empty for the first, and where that is not known
+    clusters  knowledge cluster of each patch, -1 = distilled away; empty where that is not known
     grid      (rows, columns)
     seen_at   frames seen before it, for the time line; None where it has no place there
     file      its bytes in the spool; None in picks files
@@ -51,6 +55,7 @@ class ShownFrame:
     radius: float | None
     patches: tuple[int, ...]
     heat: tuple[float, ...]
+    clusters: tuple[int, ...]
     grid: tuple[int, int]
     seen_at: float | None
     file: Path | None
@@ -92,7 +97,7 @@ class Report:
     selected     in their order
     others       retained, not selected: the newest things first, at most OTHERS of `counts["retained"]`
     timeline     None in picks files
-    evictions    sentences, newest first; the first few
+    evicted      the newest first, at most EVICTED of `counts["evicted"]`
     notes        what else the spool noted and a person should know, as sentences
     """
 
@@ -111,21 +116,21 @@ class Report:
     selected: tuple[ShownFrame, ...]
     others: tuple[ShownFrame, ...]
     timeline: Timeline | None
-    evictions: tuple[str, ...]
+    evicted: tuple[EvictedFrame, ...]
     notes: tuple[str, ...]
 
 
 # -- from a spool ------------------------------------------------------------------------------------------------------
 
 
-def read_spool_report(path: Path) -> Report:
+def read_spool_report(path: Path, *, watch: Observer | None = None) -> Report:
     """Read a spool, also beside a running writer. Raises SpoolError where there is none."""
     with open_view(path) as view:
         counts, lost = view.counts()
         timeline = view.timeline
-        frames = view.retained()
+        frames = view.retained(watch=watch)
         places = _seen_at(timeline, [frame.unit for frame in frames])
-        shown = [_shown(frame, view.grid, places.get(frame.unit)) for frame in frames]
+        others = sorted((f for f in frames if f.order is None), key=lambda f: -(f.novelty or 0.0))
         events = view.events()
         sources = tuple(
             ShownSource(
@@ -138,7 +143,10 @@ def read_spool_report(path: Path) -> Report:
             )
             for source in view.sources()
         )
-        others = [frame for frame in shown if frame.order is None]
+
+        def shown(some: Iterable[StoredFrame]) -> tuple[ShownFrame, ...]:
+            return tuple(_shown(frame, view.grid, places.get(frame.unit)) for frame in some)
+
         return Report(
             name=path.resolve().name,
             producer=view.meta["producer"],
@@ -152,10 +160,10 @@ def read_spool_report(path: Path) -> Report:
             examples=_examples(events),
             sources=sources,
             promise=spool_promise(view.certificate(), budget=view.budget, selected=counts["selected"]),
-            selected=tuple(frame for frame in shown if frame.order is not None),
-            others=tuple(sorted(others, key=lambda frame: -(frame.novelty or 0.0))[:OTHERS]),
+            selected=shown(frame for frame in frames if frame.order is not None),
+            others=shown(others[:OTHERS]),
             timeline=timeline,
-            evictions=tuple(_evictions(events)),
+            evicted=tuple(view.evicted(at_most=EVICTED)),
             notes=tuple(_notes(events, counts, view.budget, sources)),
         )
 
@@ -198,6 +206,7 @@ def _shown(frame: StoredFrame, grid: tuple[int, int], seen_at: float | None) -> 
         radius=frame.radius,
         patches=tuple(frame.witness_patches),
         heat=_heat(frame.cluster_distances, frame.patch_cluster.tolist()),
+        clusters=tuple(frame.patch_cluster.tolist()),
         grid=grid,
         seen_at=seen_at,
         file=frame.file,
@@ -210,6 +219,14 @@ def _heat(distances: Sequence[float], patch_cluster: Sequence[int]) -> tuple[flo
     if distances and max(patch_cluster, default=-1) >= len(distances):
         raise ValueError(f"a patch of cluster {max(patch_cluster)}, but there are {len(distances)} clusters")
     return tuple(float(distances[cluster]) if cluster >= 0 else 0.0 for cluster in patch_cluster) if distances else ()
+
+
+def _on_grid(patch_cluster: Iterable[int], grid: tuple[int, int]) -> tuple[int, ...]:
+    """A cluster for every patch. Raises ValueError where there are more or fewer than the grid has."""
+    clusters = tuple(int(cluster) for cluster in patch_cluster)
+    if len(clusters) != grid[0] * grid[1]:
+        raise ValueError(f"clusters of {len(clusters)} patches on a grid of {grid[0]} x {grid[1]}")
+    return clusters
 
 
 def _seen_at(timeline: Timeline, units: Iterable[int]) -> dict[int, float]:
@@ -243,12 +260,6 @@ def _examples(events: Iterable[Mapping[str, Any]]) -> tuple[LostExample, ...]:
                 detail = rest if rest and event["id"].endswith(f"/{file}") else event["detail"]
                 of_reason.append(LostExample(id=event["id"], reason=event["reason"], detail=detail))
     return tuple(example for of_reason in taken.values() for example in of_reason)
-
-
-def _evictions(events: list[dict[str, Any]]) -> Iterator[str]:
-    newest = [event for event in reversed(events) if event["name"] == "units_evicted"][:EXAMPLES]
-    for event in newest:
-        yield f"For {event['by']}: {_listed([str(unit) for unit in event['units']])}."
 
 
 def _notes(
@@ -322,7 +333,7 @@ def _from_picks(name: str, picks: dict[str, Any]) -> Report:
         selected=selected,
         others=(),
         timeline=None,
-        evictions=(),
+        evicted=(),
         notes=(),
     )
 
@@ -339,6 +350,7 @@ def _picked(frame: SelectedFrame, pick: dict[str, Any]) -> ShownFrame:
         radius=None,
         patches=frame.patches,
         heat=_heat(pick["clusters"]["distances"], pick["clusters"]["patches"]),
+        clusters=_on_grid(pick["clusters"]["patches"], frame.grid),
         grid=frame.grid,
         seen_at=None,
         file=None,

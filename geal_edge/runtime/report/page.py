@@ -15,6 +15,7 @@ from string import Template
 from geal_edge.runtime.report import chart
 from geal_edge.runtime.report.data import Report, ShownFrame
 from geal_edge.runtime.report.pictures import Picture, Thumbnail
+from geal_edge.runtime.spoolview import EvictedFrame
 
 SOURCES_NAMED = 3
 PICTURES_FOR_BOX = 12
@@ -59,11 +60,13 @@ def top(report: Report) -> str:
         links["lost"] = "Lost"
     if report.others:
         links["others"] = "Retained"
+    if report.counts.get("evicted"):
+        links["evicted"] = "Evicted"
     navigation = "".join(f'<a href="#{target}">{words}</a>' for target, words in links.items())
     return (
         f'<a class="skip" href="#frames">To the frames</a>'
         f'<div class="bar"><div><strong aria-hidden="true">{headline(report)}</strong>'
-        '<label class="toggle"><input type="checkbox" id="regions" checked> show what was new</label>'
+        f"{_switch()}"
         f'<nav aria-label="On this page">{navigation}</nav></div></div>'
         f'<main><header class="top">'
         + (f'<p class="warning">{UNTRAINED}</p>' if report.untrained else "")
@@ -73,6 +76,15 @@ def top(report: Report) -> str:
         + _list(report.notes, "notes")
         + f'<dl class="made">{"".join(_made(report))}</dl></header>'
     )
+
+
+def _switch() -> str:
+    """What lies over all pictures: a radio group that CSS alone obeys."""
+    choices = "".join(
+        f'<label><input type="radio" name="over" id="over-{what}"{" checked" if what == "new" else ""}> {words}</label>'
+        for what, words in (("nothing", "plain"), ("new", "what was new"), ("clusters", "clusters"))
+    )
+    return f'<div class="switch" role="radiogroup" aria-label="Over the pictures">{choices}</div>'
 
 
 def _dek(report: Report) -> str:
@@ -118,7 +130,8 @@ def frames(report: Report, pictures: Iterable[tuple[ShownFrame, Picture]]) -> It
     """The selected frames, one string each."""
     lede = (
         "The warmer a region, the farther it lay from all frames before; the outline is the knowledge cluster that lay "
-        "farthest, and the bar below a picture is its distance. "
+        "farthest, and the bar below a picture is its distance. Switched to clusters, each knowledge cluster of a frame has "
+        "a colour of its own, which says nothing of other frames; what was distilled away stays plain. "
         '<span class="pointer">Point at a picture to see it plain; the arrow keys walk from frame to frame.</span>'
     )
     yield _begin("frames", "The frames, in order", lede)
@@ -163,11 +176,11 @@ def _picture(frame: ShownFrame, picture: Picture) -> str:
         f'<div class="picture" style="--ratio:{picture.width / picture.height:.4f}">'
         f'<img src="data:image/jpeg;base64,{data}" width="{picture.width}" height="{picture.height}" loading="lazy" '
         f'decoding="async" alt="{escape(f"{name}, {frame.id}{place}")}">'
-        f"{chart.region(frame) if frame.patches else ''}</div>"
+        f"{chart.region(frame)}</div>"
     )
 
 
-def _where(frame: ShownFrame) -> str:
+def _where(frame: ShownFrame | EvictedFrame) -> str:
     source = "" if frame.id.startswith(frame.source) else f"{_text(frame.source)}, "
     time = "" if frame.capture_time_ns is None else f", at {clock(frame.capture_time_ns)}"
     return f"{source}frame {frame.frame_index:,}{time}"
@@ -273,10 +286,35 @@ def evicted(report: Report) -> str:
     n = report.counts.get("evicted", 0)
     if not n:
         return ""
-    lede = f"{frames_of(n)} {'was' if n == 1 else 'were'} retained for a while and gave way when the radius rose."
-    if report.evictions:
-        lede += " The newest, by the frame that each gave way for:"
-    return _begin("evicted", "Evicted", lede) + _list(report.evictions, "plain") + "</section>"
+    lede = (
+        f"{frames_of(n)} {'was' if n == 1 else 'were'} retained for a while and gave way when the radius rose. "
+        "There are no pictures: the files were removed."
+    )
+    if len(report.evicted) < n:
+        lede += f" Told are the {len(report.evicted):,} that were retained last."
+    rows = [
+        (
+            f"{_code(frame.id)}<br>{_where(frame)}",
+            "seen first" if frame.novelty is None else f"{frame.novelty:.2f}",
+            "none" if frame.radius is None else f"{frame.radius:.2f}",
+            _why_evicted(frame),
+        )
+        for frame in report.evicted
+    ]
+    table = _table("Evicted frames", ("frame", "novelty when seen", "radius then", "why it gave way"), rows)
+    return (
+        f"{_begin('evicted', 'Evicted', lede)}"
+        f'<details class="evicted"><summary>{frames_of(n)}</summary>{table}</details></section>'
+    )
+
+
+def _why_evicted(frame: EvictedFrame) -> str:
+    by = _code(frame.evicted_by)
+    if frame.cause == "one_too_many":
+        return f"{by} was one too many for the last radius that still held it"
+    if frame.cause == "max_retained":
+        return f"the limit on retained frames was reached with {by}, and the smallest radii were given up"
+    return f"it gave way to {by}; what for is no longer noted"
 
 
 def end(report: Report) -> str:
