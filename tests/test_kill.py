@@ -1,6 +1,7 @@
 """The real process, killed with SIGKILL at random moments, on a real folder of images."""
 
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -41,6 +42,9 @@ def test_killed_at_random_moments_and_started_again_it_selects_the_same(tiny_bun
             process.send_signal(signal.SIGKILL)
             kills += 1
         process.wait()
+        if kills == 0:  # the machine is faster than it was: nothing was shown yet
+            shutil.rmtree(tmp_path / "killed")
+            whole_s /= 2
     last = run(folder, tiny_bundle.path, tmp_path / "killed")
     assert last.wait(120) == 0
     assert kills > 0
