@@ -399,14 +399,14 @@ def test_the_same_selection_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_memory_does_not_grow_with_the_messages(tmp_path: Path) -> None:
-    """60 pictures of a megabyte: what is held at the peak is a few of them."""
+    """120 pictures of a megabyte: what is held at the peak is a few of them."""
     white = b"\xff" * (640 * 540 * 3)
     bag = write_mcap(
-        tmp_path / "drive.mcap", (raw(number, white, "rgb8", (640, 540)) for number in range(60)), chunk_size=1
+        tmp_path / "drive.mcap", (raw(number, white, "rgb8", (640, 540)) for number in range(120)), chunk_size=1
     )
     source = open_source(str(bag))
     first = pick(1, source, 0)
-    ids = [f"drive.mcap#/cam@{START_NS + number * PERIOD_NS}" for number in range(60)]
+    ids = [f"drive.mcap#/cam@{START_NS + number * PERIOD_NS}" for number in range(120)]
     chosen = [first | {"order": index + 1, "id": id_, "frame_index": index} for index, id_ in enumerate(ids)]
     picks = picks_file(tmp_path / "picks.json", [source], chosen)
 
@@ -417,9 +417,10 @@ def test_memory_does_not_grow_with_the_messages(tmp_path: Path) -> None:
     finally:
         tracemalloc.stop()
 
-    assert summary.frames == 60
-    assert summary.bytes > 60_000_000
-    assert peak < 50_000_000  # of that the chunks that are kept unpacked: 32 MiB
+    assert summary.frames == 120
+    assert summary.bytes > 120_000_000
+    # Of that the chunks that are kept unpacked, 32 MiB: twice, where the first pass's are not collected yet.
+    assert peak < 90_000_000
 
 
 def test_the_shared_six_cameras_are_extracted_byte_for_byte(shared: Path, tmp_path: Path) -> None:
