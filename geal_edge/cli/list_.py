@@ -15,7 +15,7 @@ def list_selected(
     as_json: Json = False,
     retained: Annotated[bool, typer.Option("--retained", help="Also those retained but not selected.")] = False,
 ) -> None:
-    """List the selected frames in their order; the first n of them cover all that was seen within the n-th `covers`.
+    """List the selected frames in their order; all that was seen is within the chord `covers` of the frames down to that line.
 
     Example: `geal-edge list spool --json`
     """

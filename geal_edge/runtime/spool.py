@@ -259,7 +259,11 @@ class Spool:
         """Raise SourceClash where another source, in this spool or among `others`, has the name already."""
         identity = (source.kind, source.fingerprint())
         row = self._db.execute("SELECT kind, fingerprint, spec FROM sources WHERE name = ?", (source.name,)).fetchone()
-        rivals = [(other.kind, other.fingerprint(), other.spec) for other in others if other.name == source.name]
+        rivals = [
+            (other.kind, other.fingerprint(), other.spec)
+            for other in others
+            if other is not source and other.name == source.name
+        ]
         for kind, fingerprint, spec in [row] * (row is not None) + rivals:
             if (kind, fingerprint) != identity:
                 raise SourceClash(
