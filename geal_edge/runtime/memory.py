@@ -137,7 +137,7 @@ def merge(memories: Sequence[Memory]) -> Memory:
     """
     first, *rest = memories
     for other in rest:
-        require_space(first, other.feature_space, "the memories", "a further one")
+        require_space("a memory to be merged", other.feature_space, first.feature_space)
     widest = replace(
         first,
         max_frames=max(memory.max_frames for memory in memories),
@@ -146,12 +146,12 @@ def merge(memories: Sequence[Memory]) -> Memory:
     return remember(widest, [entry for memory in rest for entry in memory.entries])
 
 
-def require_space(memory: Memory, other: str, where: str, what: str) -> None:
-    """Raise FeatureSpaceMismatch, naming both ids, where `what` is not of the memory's feature space."""
-    if other != memory.feature_space:
+def require_space(where: object, found: str, wanted: str) -> None:
+    """Raise FeatureSpaceMismatch, naming both ids, where what stands at `where` is not of the feature space `wanted`."""
+    if found != wanted:
         raise FeatureSpaceMismatch(
-            f"{where}: of feature space {memory.feature_space}, but {what} is of {other}. Their clusters cannot be compared: "
-            "use what was made with one bundle and its own recipe, or begin another memory."
+            f"{where}: is of feature space {found}, what it would be compared with is of {wanted}. "
+            "Use the bundle and the knobs that it was made with, or leave it out."
         )
 
 
