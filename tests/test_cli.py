@@ -237,10 +237,38 @@ def test_a_users_mistake_is_one_line_and_an_exit_code(cli, tiny_bundle, tmp_path
     assert "Traceback" not in error
 
 
+def test_a_memory_is_filled_shown_merged_and_known(cli, spool, tiny_bundle, tmp_path):
+    file, other = tmp_path / "car.memory", tmp_path / "other.memory"
+    code, out, error = cli("memory", "add", file, spool)
+    assert code == 0, error
+    assert "5 new; 5 of at most 2000 frames" in out
+    _, out, _ = cli("list", spool, "--json")
+    second = json.loads(out.splitlines()[1])["id"]
+    assert cli("memory", "add", other, spool, "--ignore", second, "--region", "0,0,1,1")[0] == 0
+    code, out, _ = cli("memory", "merge", tmp_path / "all.memory", file, other)
+    assert code == 0
+    assert "5 of at most 2000 frames, regions to be ignored: 1" in out
+    for words in (("memory", "show"), ("inspect",)):
+        _, out, _ = cli(*words, tmp_path / "all.memory")
+        assert "5 known" in out
+        assert f"{second} (region 0,0,1,1)" in out
+        _, out, _ = cli(*words, tmp_path / "all.memory", "--json")
+        assert json.loads(out)["frames"] == {"released": 0, "known": 5, "ignore": 1}
+    select = ("select", DRIVE, "--bundle", tiny_bundle.path, "-n", 2, "-o", tmp_path / "p.json", "--known", file)
+    code, out, error = cli(*select)
+    assert code == 0, error
+    assert "2 of 60 frames selected, 5 known" in out
+    for wrong in (("--region", "0,0,1,1"), ("--ignore", second, "--region", "0,0,1"), ("--ignore", second, spool)):
+        assert cli("memory", "add", file, spool, *wrong)[0] == 2
+    assert cli("memory", "show", tmp_path / "absent")[0] == 2
+    assert cli("memory", "add", "--help")[1].count("geal-edge memory add") >= 2
+
+
 def test_every_command_has_an_example_and_a_place_in_the_help(cli):
     group: Any = get_command(app)
     assert set(group.commands) == {
-        "export", "inspect", "select", "report", "extract", "run", "status", "list", "check", "demo",
+        "export", "inspect", "select", "report", "extract", "run", "status", "list", "check", "memory",
+        "demo",
     }  # fmt: skip
     for name, command in group.commands.items():
         assert f"geal-edge {name}" in command.help, name

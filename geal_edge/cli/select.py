@@ -71,8 +71,8 @@ def select(
         list[Path] | None,
         typer.Option(
             metavar="PATH",
-            help="Counts as covered and is not picked: a picks file, a spool, stored features, or a folder of images. "
-            "Again for more.",
+            help="Counts as covered and is not picked: a picks file, a spool, a memory, stored features, a label export, or a "
+            "folder of images. Again for more.",
             rich_help_panel=REUSE,
         ),
     ] = None,
