@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from geal_edge.runtime.clusters import KnowledgeClusters
 from geal_edge.runtime.distance import squared_distances
 from geal_edge.runtime.ladder import Ladder
 from geal_edge.runtime.release import Price, due
@@ -18,7 +19,7 @@ def day(seed, frames, *, shift=False):
     rng = np.random.default_rng(seed)
     dull = [drive_stream(s, 30)[:14] for s in range(3)]  # one scene each
     lively = [drive_stream(100 + s, 60) for s in range(20)]
-    seen = []
+    seen: list[KnowledgeClusters] = []
     while len(seen) < frames:
         pool = dull if len(seen) < frames / 2 and shift else lively if shift else dull + lively
         seen += pool[rng.integers(len(pool))]
@@ -27,7 +28,8 @@ def day(seed, frames, *, shift=False):
 
 def released(frames, budget):
     """Indices of the frames that `immediate` releases, each at its moment."""
-    ladder, price, when = Ladder(capacity=budget, max_retained=10**6), Price(), []
+    ladder, price = Ladder(capacity=budget, max_retained=10**6), Price()
+    when: list[int] = []
     for i, clusters in enumerate(frames):
         progress = i / len(frames)
         decision = ladder.score(clusters)
