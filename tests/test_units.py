@@ -1,11 +1,12 @@
 """Several cameras of one instant as one unit (`--group`), from the cut to what people read of it."""
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
-from itertools import count
+from itertools import count, groupby
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,19 @@ import pytest
 from typer.testing import CliRunner
 
 from geal_edge.cli.app import app
+from geal_edge.config import SelectionConfig
 from geal_edge.errors import FrameError, Interrupted, SpoolMismatch, UsageError
-from geal_edge.runtime import pipeline
+from geal_edge.runtime import pipeline, pool
 from geal_edge.runtime.backends.ort import OrtCpu
 from geal_edge.runtime.clusters import KnowledgeClusters
 from geal_edge.runtime.encoder import Encoder
+from geal_edge.runtime.extract import FORMATS, extract
+from geal_edge.runtime.features import Features
 from geal_edge.runtime.frame import Frame, LostFrame
 from geal_edge.runtime.observer import Silent
 from geal_edge.runtime.pipeline import clusters_of
+from geal_edge.runtime.report import write_report
+from geal_edge.runtime.selection import read_selection
 from geal_edge.runtime.sources import Source, open_source
 from geal_edge.runtime.sources.bags import BagSource
 from geal_edge.runtime.spool import Spool
@@ -269,7 +275,7 @@ class StopAfter(Stop):
 
 
 def test_stopped_after_any_unit_and_started_again_it_selects_what_one_run_selects(filled, drive, encoder, tmp_path):
-    for n in (1, 3, 5, 6, 11):
+    for n in (3, 5, 6):
         with pytest.raises(Interrupted):
             run(grouped(drive), encoder, tmp_path / str(n), stop=StopAfter(n))
         run(grouped(drive), encoder, tmp_path / str(n))
@@ -305,17 +311,19 @@ def fill(path: Path, stream: list[KnowledgeClusters]) -> None:
 
 
 def test_dying_at_any_operation_and_going_on_gives_the_uninterrupted_result(tmp_path, monkeypatch):
-    """Every operation of a whole short drive: several files a unit, evictions of several, deaths of levels."""
-    stream = adversarial_stream(1, 18)
+    """Every operation behind the opening: several files a unit, evictions, deaths of levels."""
+    stream = adversarial_stream(1, 10)
     fill(tmp_path / "whole", stream)
     expected = outcome(tmp_path / "whole")
     lines, (counts, _), in_units, _, _ = expected
     assert counts["evicted"] > 1
     assert len(lines) > in_units["retained"]
+    with dying_disk(monkeypatch) as opening:
+        fill(tmp_path / "empty", [])
     with dying_disk(monkeypatch) as disk:
         fill(tmp_path / "counted", stream)
     spool = tmp_path / "spool"
-    for at_operation in range(disk.count):
+    for at_operation in range(opening.count, disk.count):
         with dying_disk(monkeypatch, at_operation), pytest.raises(Died):
             fill(spool, stream)
         fill(spool, stream)
@@ -326,7 +334,7 @@ def test_dying_at_any_operation_and_going_on_gives_the_uninterrupted_result(tmp_
 def test_a_run_that_died_here_and_there_selects_what_one_run_selects(filled, drive, encoder, tmp_path, monkeypatch):
     with dying_disk(monkeypatch) as disk:
         run(grouped(drive), encoder, tmp_path / "counted")
-    for at_operation in range(40, disk.count, 29):
+    for at_operation in range(60, disk.count, 45):
         with dying_disk(monkeypatch, at_operation), pytest.raises(Died):
             run(grouped(drive), encoder, tmp_path / str(at_operation))
         run(grouped(drive), encoder, tmp_path / str(at_operation))
@@ -359,3 +367,145 @@ def test_status_says_units_and_frames(filled):
     for_people = CliRunner().invoke(app, ["status", str(filled)]).stdout
     assert "3 of 3 units selected" in for_people
     assert f"{told['frames']['selected']} frames in them" in for_people
+
+
+# -- select ------------------------------------------------------------------------------------------------------------
+
+
+def picked(sources, encoder, budget=3, group_s=GROUP_S, **more):
+    """The picks file's form of a selection."""
+    selection = pool.select(sources, encoder=encoder, budget=budget, group_s=group_s, watch=Silent(), **more)
+    return pool.picks_json(selection, sources, encoder.bundle, budget=budget, seed=0)
+
+
+def units_in(picks: dict[str, Any]) -> list[list[str]]:
+    """Ids of the picked frames, unit by unit in their order."""
+    return [[p["id"] for p in of] for _, of in groupby(picks["picks"], key=lambda p: (p["order"], p["unit"]))]
+
+
+def test_a_pool_is_cut_into_the_units_that_a_run_judges(drive, encoder):
+    judged = [pipeline.judge(unit, encoder) for unit in units(grouped(drive).frames(), GROUP_S)]
+    of_run = [[f.frame.id for f in unit.frames] for unit in judged if unit.frames]
+    assert sorted(units_in(picked([grouped(drive)], encoder, budget=99))) == sorted(of_run)
+
+
+def test_the_frames_of_a_picked_unit_share_order_unit_and_distance_and_one_has_the_witness(drive, encoder):
+    picks = picked([grouped(drive)], encoder)
+    assert picks["group_s"] == GROUP_S
+    assert picks["units"] == {"judged": 11, "selected": 3}
+    assert picks["frames"]["selected"] == len(picks["picks"]) > 3
+    for order in (1, 2, 3):
+        frames = [p for p in picks["picks"] if p["order"] == order]
+        assert {p["unit"] for p in frames} == {frames[0]["id"]}
+        assert len({p["distance"] for p in frames}) == 1
+        with_witness = [p for p in frames if p["witness"]["patches"]]
+        assert len(with_witness) == (order > 1)
+        for p in frames:
+            distances, patches = p["clusters"]["distances"], p["clusters"]["patches"]
+            assert len(distances) in (0, max(patches) + 1)
+            assert not p["witness"]["patches"] or max(distances) == pytest.approx(p["distance"], abs=1e-4)
+
+
+def test_without_a_group_a_selection_says_nothing_of_units(drive, encoder):
+    source = open_source(str(drive), topics=["/cam_*"])
+    picks = picked([source], encoder, group_s=None)
+    assert "units" not in picks
+    assert "group_s" not in picks
+    assert [p["unit"] for p in picks["picks"]] == [p["id"] for p in picks["picks"]]
+
+
+def test_stored_features_are_grouped_when_they_are_read(drive, encoder, tmp_path):
+    wanted = picked([grouped(drive)], encoder)
+    for sources in ([open_source(str(drive), topics=["/cam_*"])], [grouped(drive)], []):
+        with Features(tmp_path / "f", encoder.bundle.manifest, writable=True) as features:
+            assert picked(sources, encoder, features=features)["picks"] == wanted["picks"]
+
+
+def test_stored_features_of_what_has_no_topics_form_no_units(encoder, tmp_path):
+    with Features(tmp_path / "f", encoder.bundle.manifest, writable=True) as features:
+        picked([open_source("drawn:1:3")], encoder, group_s=None, features=features)
+        with pytest.raises(UsageError, match="recorded ROS data"):
+            picked([], encoder, features=features)
+
+
+def test_any_frame_of_a_unit_may_be_the_first(drive, encoder):
+    unit = units_in(picked([grouped(drive)], encoder, budget=99))[4]
+    for id_ in unit:
+        assert units_in(picked([grouped(drive)], encoder, first=id_))[0] == unit
+
+
+def test_known_frames_are_not_picked_again_while_the_rest_of_their_unit_may_be(drive, encoder, tmp_path):
+    front = picked([open_source(str(drive), topics=["/cam_front"])], encoder, budget=99, group_s=None)
+    pool.write_picks(tmp_path / "front.json", front)
+    picks = picked([grouped(drive)], encoder, budget=99, known=[tmp_path / "front.json"])
+    assert picks["frames"]["known"] == front["frames"]["selected"]
+    assert {p["id"].split("#")[1].split("@")[0] for p in picks["picks"]} == set(CAMERAS[1:])
+    assert all(p["unit"] in {q["id"] for q in picks["picks"]} for p in picks["picks"])
+
+
+def test_a_spool_of_units_is_known_frame_by_frame(filled, drive, encoder):
+    lines, *_ = outcome(filled)
+    selected = {line["id"] for line in lines if line["order"] is not None}
+    picks = picked([grouped(drive)], encoder, budget=99, known=[filled])
+    assert picks["frames"]["known"] == len(selected)
+    assert not selected & {p["id"] for p in picks["picks"]}
+
+
+@pytest.mark.parametrize("strategy", ["random", "uniform", "every-nth", "coreset-cosine", "coreset-euclidean"])
+def test_baselines_pick_whole_units(drive, encoder, strategy):
+    whole = units_in(picked([grouped(drive)], encoder, budget=99))
+    of_baseline = units_in(picked([grouped(drive)], encoder, config=SelectionConfig(strategy=strategy)))
+    assert len(of_baseline) == 3
+    assert all(unit in whole for unit in of_baseline)
+
+
+# -- what is made of it ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def picks_of_units(drive, tiny_bundle, tmp_path_factory):
+    path = tmp_path_factory.mktemp("picks") / "picks.json"
+    with Encoder(tiny_bundle, OrtCpu(tiny_bundle.graph, threads=1)) as encoder:
+        pool.write_picks(path, picked([grouped(drive, fps=5)], encoder))
+    return path
+
+
+@pytest.mark.parametrize("format_name", [*FORMATS, "mcap"])
+def test_every_frame_of_every_unit_is_extracted(filled, picks_of_units, tmp_path, format_name):
+    for n, source in enumerate((filled, picks_of_units)):
+        selection = read_selection(source)
+        assert [f.number for f in selection.frames] == list(range(1, len(selection.frames) + 1))
+        summary = extract(source, tmp_path / str(n), format_name=format_name)
+        assert (summary.frames, summary.left_out) == (len(selection.frames), ())
+        lines = [json.loads(line) for line in (tmp_path / str(n) / "frames.jsonl").read_text().splitlines()]
+        assert [(line["order"], line["id"]) for line in lines] == [(f.order, f.id) for f in selection.frames]
+        assert {line["order"] for line in lines} == {1, 2, 3}
+        if format_name != "mcap":
+            assert len({line["file"] for line in lines}) == len(lines)
+        if format_name == "coco":
+            images = json.loads((tmp_path / str(n) / "annotations.json").read_text())["images"]
+            assert len({image["id"] for image in images}) == len(lines)
+
+
+def test_the_report_shows_every_frame_at_a_place_of_its_own_and_marks_each_unit_once(filled, picks_of_units, tmp_path):
+    for source in (filled, picks_of_units):
+        frames = read_selection(source).frames
+        write_report(source, tmp_path / "report.html")
+        page = (tmp_path / "report.html").read_text()
+        anchors = re.findall(r'id="(frame-[\d-]+)"', page)
+        assert len(set(anchors)) == len(anchors) == len(frames)
+        links = re.findall(r'href="#(frame-[\d-]+)"', page)
+        assert links
+        assert set(links) <= {"frame-1", "frame-2", "frame-3"}
+        assert "budget of 3 units" in page
+        assert "No picture" not in page
+
+
+def test_on_the_command_line_a_group_is_a_number_of_seconds(drive, tiny_bundle, tmp_path):
+    words = [str(drive), "--group", "0.02", "-b", str(tiny_bundle.path)]
+    done = CliRunner().invoke(app, ["run", *words, "-s", str(tmp_path / "spool"), "--budget", "2"])
+    assert done.exit_code == 0, done.output
+    assert "budget 2 units" in done.stdout
+    done = CliRunner().invoke(app, ["select", *words, "-n", "2", "-o", str(tmp_path / "picks.json")])
+    assert done.exit_code == 0, done.output
+    assert "in 2 units" in done.stdout
