@@ -41,6 +41,16 @@ Topics: TypeAlias = Annotated[
     list[str] | None,
     typer.Option("--topic", help="Image topic of a ROS bag, by name or glob; again for more. Default: the only one."),
 ]
+Group: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        "--group",
+        metavar="SECONDS",
+        min=0.0,
+        help="Images of several topics of a ROS bag whose capture times differ by at most this are one unit, which is judged, "
+        "budgeted and selected as a whole. Without --topic: of all image topics.",
+    ),
+]
 Name: TypeAlias = Annotated[str | None, typer.Option(help="Name for the source, where its own is taken.")]
 Threads: TypeAlias = Annotated[
     int | None, typer.Option(min=1, help="Threads inside one inference. Default: the CPUs this process may use.")
@@ -50,12 +60,17 @@ Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print the machine
 
 
 def open_sources(
-    specs: list[str], *, name: str | None, fps: float | None, topics: Sequence[str] | None = None
+    specs: list[str],
+    *,
+    name: str | None,
+    fps: float | None,
+    topics: Sequence[str] | None = None,
+    group_s: float | None = None,
 ) -> list[Source]:
     """Open what the command line names. Raises UsageError where one --name is meant for several."""
     if name is not None and len(specs) > 1:
         raise UsageError(f"--name {name}: names one source, but {len(specs)} were given. Run them one at a time.")
-    return [open_source(spec, name=name, fps=fps, topics=topics or ()) for spec in specs]
+    return [open_source(spec, name=name, fps=fps, topics=topics or (), group_s=group_s) for spec in specs]
 
 
 def say_notes(sources: Iterable[Source], watch: "Terminal") -> None:

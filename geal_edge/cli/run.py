@@ -9,6 +9,7 @@ import typer
 from geal_edge.cli.common import (
     BundleFolder,
     Fps,
+    Group,
     Name,
     Quiet,
     Sources,
@@ -35,9 +36,12 @@ def run(
     spool: Annotated[
         Path, typer.Option("--spool", "-s", help="Spool folder; made if absent, continued if it is there.")
     ],
-    budget: Annotated[int, typer.Option(min=1, max=MAX_BUDGET, help="Frames to select, in all for this spool.")],
+    budget: Annotated[
+        int, typer.Option(min=1, max=MAX_BUDGET, help="Frames (with --group: units) to select, in all for this spool.")
+    ],
     fps: Fps = None,
     topic: Topics = None,
+    group: Group = None,
     name: Name = None,
     encoding: Annotated[Encoding, typer.Option(help="How frames without file bytes of their own are stored.")] = "jpg",
     again: Annotated[
@@ -49,8 +53,11 @@ def run(
     """Stream sources and select the frames worth labelling; goes on where it was stopped.
 
     Example: `geal-edge run drive.mp4 --bundle bundle --spool spool --budget 50`
+
+    All cameras of one instant as one: `geal-edge run drive.mcap --topic '/cam_*' --group 0.02 --bundle bundle --spool spool
+    --budget 50`
     """
-    opened = open_sources(sources, name=name, fps=fps, topics=topic)
+    opened = open_sources(sources, name=name, fps=fps, topics=topic, group_s=group)
     with Terminal(quiet=quiet) as watch, stopping_well() as stop:
         say_notes(opened, watch)
         with open_encoder(bundle, threads) as encoder:
@@ -59,6 +66,7 @@ def run(
                 encoder=encoder,
                 spool_path=spool,
                 budget=budget,
+                group_s=group,
                 encoding=encoding,
                 again=again,
                 watch=watch,
@@ -76,8 +84,9 @@ def run(
 def result_lines(view: SpoolView, spool: Path) -> Iterator[str]:
     """What a run came to, for people."""
     frames, _ = view.counts()
+    units = "" if view.group_s is None else f" units, of which {view.units()['selected']} are selected"
     yield (
-        f"{frames['selected']} of {frames['seen']} frames selected, budget {view.budget} "
+        f"{frames['selected']} of {frames['seen']} frames selected, budget {view.budget}{units} "
         f"({frames['not_new']} not new, {frames['evicted']} evicted, {frames['lost']} lost): {spool}"
     )
     yield certificate_words(view.certificate(), frames["selected"])

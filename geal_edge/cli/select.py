@@ -11,6 +11,7 @@ import typer
 from geal_edge.cli.common import (
     BundleFolder,
     Fps,
+    Group,
     Name,
     Quiet,
     Terminal,
@@ -47,7 +48,7 @@ REUSE = "What is there already"
 
 def select(
     bundle: BundleFolder,
-    budget: Annotated[int, typer.Option("-n", "--budget", min=1, help="Frames to pick.")],
+    budget: Annotated[int, typer.Option("-n", "--budget", min=1, help="Frames (with --group: units) to pick.")],
     sources: Annotated[
         list[str] | None,
         typer.Argument(
@@ -58,6 +59,7 @@ def select(
     out: Annotated[Path, typer.Option("--out", "-o", help="Picks file to write.")] = Path("picks.json"),
     fps: Fps = None,
     topic: Topics = None,
+    group: Group = None,
     name: Name = None,
     features: Annotated[
         Path | None,
@@ -146,11 +148,13 @@ def select(
 
     Another selection at no cost: `geal-edge select drives/*.mp4 --fps 2 --bundle bundle -n 50 --features features`, then
     the same with other settings.
+
+    All cameras of one instant as one: `geal-edge select drive.mcap --group 0.02 --bundle bundle -n 50`
     """
     if not sources and features is None:
         raise UsageError("no SOURCE was named. Name one, or a --features folder in which some are stored.")
     require_writable_place(out)
-    opened = open_sources(sources or [], name=name, fps=fps, topics=topic)
+    opened = open_sources(sources or [], name=name, fps=fps, topics=topic, group_s=group)
     with ExitStack() as stack:
         watch, stop = stack.enter_context(Terminal(quiet=quiet)), stack.enter_context(stopping_well())
         encoder = stack.enter_context(LateEncoder(open_encoder(bundle, threads)))
@@ -167,6 +171,7 @@ def select(
             opened,
             encoder=encoder,
             budget=budget,
+            group_s=group,
             seed=seed,
             first=first,
             recipe=recipe,
@@ -183,10 +188,14 @@ def select(
         pool.write_picks(out, picks)
         frames = picks["frames"]
         already = f", {frames['known']} known" if known else ""
-        watch.say(f"{frames['selected']} of {frames['seen']} frames selected{already}, {frames['lost']} lost: {out}")
-        if frames["selected"] < budget:
+        units = "" if group is None else f" in {len(selection.picks)} units"
+        watch.say(
+            f"{frames['selected']} of {frames['seen']} frames selected{units}{already}, {frames['lost']} lost: {out}"
+        )
+        if len(selection.picks) < budget:
             which = "could be judged and were not known" if known else "could be judged"
-            watch.warn(f"only {frames['selected']} frames {which}, so all of them are in the order.")
+            what = "frames" if group is None else "units"
+            watch.warn(f"only {len(selection.picks)} {what} {which}, so all of them are in the order.")
         untrained_note(manifest.untrained, watch)
         watch.say(f"\nNext: geal-edge report {out} -o report.html")
 

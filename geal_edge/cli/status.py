@@ -28,7 +28,10 @@ def status_lines(spool: Path, data: dict[str, Any]) -> Iterator[str]:
     )
     for reason, n in sorted(data["lost"].items()):
         yield f"  lost      {n} {reason}"
-    yield f"  budget    {frames['selected']} of {budget['limit']} frames selected, {budget['spent']} spent"
+    selected = data.get("units", frames)["selected"]
+    yield f"  budget    {selected} of {budget['limit']} {budget['unit']} selected, {budget['spent']} spent"
+    if "units" in data:
+        yield f"  units     {frames['selected']} frames in them, formed with --group {data['group_s']:g}"
     certificate = Certificate(**data["rounds"][-1]["certificate"])
     yield f"  coverage  {certificate_words(certificate, frames['selected'])}"
     for source in data["sources"]:

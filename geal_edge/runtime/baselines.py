@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from geal_edge.config import Metric
-from geal_edge.runtime.clusters import unit_rows
+from geal_edge.runtime.clusters import IntArray, unit_rows
 from geal_edge.runtime.kcenter import k_center_greedy
 
 Embeddings: TypeAlias = npt.NDArray[np.float32]
@@ -61,6 +61,7 @@ def core_set(
     *,
     first: int | None,
     metric: Metric,
+    offsets: IntArray | None = None,
     units: list[int] | None = None,
     known: Embeddings | None = None,
     on_pick: Callable[[int], None] | None = None,
@@ -68,8 +69,9 @@ def core_set(
     """Global Core-Set: K-Center-Greedy over one vector per frame (Sener and Savarese, "Active Learning for Convolutional
     Neural Networks: A Core-Set Approach", section 4; over frozen features, as figures 3, 5 and 6 of the GEAL paper have it).
 
-    first   the frame to begin with; None: the farthest from `known`
-    units   the frames that may be picked; default: all
+    offsets  (n + 1,): the vectors of unit u are those from offsets[u] to offsets[u + 1]; default: every frame is a unit
+    first   the unit to begin with; None: the farthest from `known`
+    units   the units that may be picked; default: all
     metric  "cosine" over unit rows in fp16, exact as everywhere; "euclidean" over the embeddings as they are
 
     >>> x = np.array([[1, 0], [9, 0], [0, 2]], np.float32)
@@ -82,7 +84,7 @@ def core_set(
 
     picks = k_center_greedy(
         form(embeddings),
-        np.arange(len(embeddings) + 1),
+        np.arange(len(embeddings) + 1) if offsets is None else offsets,
         budget,
         first=first,
         pools=None if units is None else [units],

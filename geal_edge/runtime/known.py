@@ -79,7 +79,7 @@ class Known:
         found = [frame.embedding for frame in self.frames if frame.embedding is not None]
         return np.stack(found) if found else None
 
-    def open_units(self, pool: Sequence[PoolFrame]) -> list[int]:
+    def open_frames(self, pool: Sequence[PoolFrame]) -> list[int]:
         """Indices of the frames that are not known, and so may be picked."""
         ids = {frame.id for frame in self.frames}
         digests = {frame.digest for frame in self.frames} - {None}
@@ -217,7 +217,8 @@ def known_of_spool(path: Path, wanted: str) -> Iterator[KnownFrame]:
         require_space(path, view.meta["feature_space"], wanted)
         rows = {unit.unit: unit.rows for unit in view.ladder().snapshot()}
         for frame in view.selected():
-            yield KnownFrame(id=frame.id, digest=frame.sha256, rows=rows[frame.unit])
+            own = slice(frame.clusters.start, frame.clusters.stop)
+            yield KnownFrame(id=frame.id, digest=frame.sha256, rows=rows[frame.unit][own])
 
 
 def _known(frame: PoolFrame) -> KnownFrame:

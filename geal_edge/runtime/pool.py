@@ -3,8 +3,10 @@
 import difflib
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,6 +28,7 @@ from geal_edge.runtime.pipeline import warn_of_aspect
 from geal_edge.runtime.poolframe import PoolFrame, pool_frame
 from geal_edge.runtime.sources import Source
 from geal_edge.runtime.threads import one_blas_thread
+from geal_edge.runtime.units import Instants, begins_of, recorded_at
 
 PICKS_SCHEMA = "geal-edge/picks/1"
 
@@ -48,9 +51,11 @@ class NamedSource(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
-    """frames: all that could be judged, in source order; lost: reason -> n; recipe: what made their clusters."""
+    """frames: all that could be judged, in source order; units: runs of indices into them, one for each frame unless they are
+    grouped; lost: reason -> n; recipe: what made their clusters."""
 
     frames: tuple[PoolFrame, ...]
+    units: tuple[range, ...]
     lost: dict[str, int]
     recipe: ClusterConfig
 
@@ -60,14 +65,18 @@ class PoolSelection:
     """What was picked, out of what, and how.
 
     frames  all that could be judged, in source order
-    picks   indices into them, in the order of the strategy; under the method, the greedy order
+    units   runs of indices into them
+    picks   indices of units, in the order of the strategy; under the method, the greedy order
     lost    reason -> n
+    group_s  the tolerance that formed units of several frames; None: every frame is a unit
     first   the id that the user began with, None where it was drawn or followed from `known`
     """
 
     frames: tuple[PoolFrame, ...]
+    units: tuple[range, ...]
     picks: tuple[Pick, ...]
     lost: dict[str, int]
+    group_s: float | None
     recipe: ClusterConfig
     config: SelectionConfig
     first: str | None
@@ -79,6 +88,7 @@ def select(
     *,
     encoder: Encodes,
     budget: int,
+    group_s: float | None = None,
     seed: int = 0,
     first: str | None = None,
     recipe: ClusterConfig | None = None,
@@ -90,8 +100,10 @@ def select(
 ) -> PoolSelection:
     """Encode every frame of the sources, then pick `budget` of them; by default by exact K-Center-Greedy.
 
+    group_s   frames of several topics whose capture times lie within so many seconds are one unit (units.py), which is what
+              the budget counts; default: every frame is one
     seed      draws the first frame, and whatever else the strategy draws
-    first     id of the frame to begin with instead
+    first     id of the frame to begin with instead, or of any in the unit to begin with
     recipe    of the clusters; default: the bundle's own
     config    how frames are ordered; default: as the bundle's preset does
     features  read from there what is stored, and store what is not; with no sources: all that is stored
@@ -104,7 +116,16 @@ def select(
         raise UsageError(f"-n {budget}: must be at least 1")
     manifest = encoder.bundle.manifest
     config = config or SELECTIONS.get(manifest.preset, SelectionConfig())
-    pool = read_pool(sources, encoder=encoder, recipe=recipe, config=config, features=features, watch=watch, stop=stop)
+    pool = read_pool(
+        sources,
+        encoder=encoder,
+        group_s=group_s,
+        recipe=recipe,
+        config=config,
+        features=features,
+        watch=watch,
+        stop=stop,
+    )
     covered = read_known(
         known,
         pool=pool.frames,
@@ -118,8 +139,10 @@ def select(
     picks = choose(pool, config, budget, seed=seed, first=first, known=covered, watch=watch, stop=stop)
     return PoolSelection(
         frames=pool.frames,
+        units=pool.units,
         picks=tuple(picks),
         lost=pool.lost,
+        group_s=group_s,
         recipe=pool.recipe,
         config=config,
         first=first,
@@ -131,6 +154,7 @@ def read_pool(
     sources: Sequence[Source],
     *,
     encoder: Encodes,
+    group_s: float | None = None,
     recipe: ClusterConfig | None = None,
     config: SelectionConfig | None = None,
     features: Features | None = None,
@@ -166,12 +190,17 @@ def read_pool(
         stop=stop,
         frames=[],
         lost=Counter(),
+        lost_at=[],
     )
     with one_blas_thread():
         for source in sources:
             reader.read(source)
         if not sources and features is not None:
             for stored in list(features.sources.values()):
+                if group_s is not None and stored.kind != "bag":
+                    raise UsageError(
+                        f"--group {group_s:g}: groups the topics of recorded ROS data; {stored.name} is none"
+                    )
                 reader.read_stored(stored)
     if not reader.frames:
         raise SourceError(f"none of the {reader.lost.total()} frames could be used ({_reasons(reader.lost)}).")
@@ -180,12 +209,43 @@ def read_pool(
             f"--strategy {config.strategy}: needs CLS embeddings, and the stored features have none. "
             "Use another --features."
         )
-    return Pool(frames=tuple(reader.frames), lost=dict(reader.lost), recipe=reader.recipe)
+    return Pool(
+        frames=tuple(reader.frames),
+        units=tuple(units_of(reader.frames, reader.lost_at, group_s)),
+        lost=dict(reader.lost),
+        recipe=reader.recipe,
+    )
+
+
+def units_of(
+    frames: Sequence[PoolFrame], lost: Sequence[tuple[str, int, str]], group_s: float | None
+) -> Iterator[range]:
+    """The units of a pool as runs of its frames, cut as `units` cuts the sources' frames, lost ones among them.
+
+    lost  (source, frame_index, id)
+    """
+    if group_s is None:
+        yield from (range(i, i + 1) for i in range(len(frames)))
+        return
+    seen = [(frame.source, frame.frame_index, frame.id, True) for frame in frames]
+    seen += [(*place, False) for place in lost]
+    rank = {source: n for n, source in enumerate(dict.fromkeys(source for source, *_ in seen))}
+    seen.sort(key=lambda item: (rank[item[0]], item[1]))
+    begin = end = 0
+    for source, items in groupby(seen, key=itemgetter(0)):
+        instants = Instants(group_s)
+        for _, _, id_, judged in items:
+            if instants.begins(*recorded_at(id_, source)) and end > begin:
+                yield range(begin, end)
+                begin = end
+            end += judged
+    if end > begin:
+        yield range(begin, end)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _PoolReader:
-    """Gathers `frames` and `lost`, source by source."""
+    """Gathers `frames` and `lost`, source by source; `lost_at`: (source, frame_index, id) of the latter."""
 
     encoder: Encodes
     recipe: ClusterConfig
@@ -196,6 +256,7 @@ class _PoolReader:
     stop: Callable[[], bool]
     frames: list[PoolFrame]
     lost: Counter[str]
+    lost_at: list[tuple[str, int, str]]
 
     def read(self, source: Source) -> None:
         """All frames of a source: those that are stored first, which are its first, and then the rest of it."""
@@ -214,7 +275,7 @@ class _PoolReader:
             except FrameError as error:
                 if self.features is not None:
                     self.features.lose(item, error)
-                self._lose(item.id, error.reason, str(error))
+                self._lose(item.source, item.frame_index, item.id, error.reason, str(error))
             else:
                 record = record_of(frame)
                 if self.features is not None:
@@ -235,8 +296,8 @@ class _PoolReader:
 
     def _take_stored(self, stored: StoredSource) -> None:
         assert self.features is not None  # noqa: S101  only the two methods above call this
-        for id_, reason in list(stored.lost):
-            self._lose(id_, reason, f"{reason} (when its features were stored)")
+        for index, id_, reason in list(stored.lost):
+            self._lose(stored.name, index, id_, reason, f"{reason} (when its features were stored)")
             self._step()
         for record, encoded in self.features.frames(stored.name):
             self._judge(record, encoded)
@@ -246,12 +307,13 @@ class _PoolReader:
         try:
             frame = pool_frame(record, encoded, self.recipe, raw=self.raw, embedding=self.embedding)
         except FrameError as error:
-            self._lose(record.id, error.reason, str(error))
+            self._lose(record.source, record.frame_index, record.id, error.reason, str(error))
         else:
             self.frames.append(frame)
 
-    def _lose(self, id_: str, reason: str, detail: str) -> None:
+    def _lose(self, source: str, frame_index: int, id_: str, reason: str, detail: str) -> None:
         self.lost[reason] += 1
+        self.lost_at.append((source, frame_index, id_))
         self.watch.warn(f"{id_}: lost, {detail}")
 
     def _step(self) -> None:
@@ -276,21 +338,23 @@ def choose(
     watch: Observer,
     stop: Callable[[], bool] = lambda: False,
 ) -> list[Pick]:
-    """Order at most `budget` frames of a pool by a strategy, the method's or a baseline's.
+    """Order at most `budget` units of a pool by a strategy, the method's or a baseline's.
 
     The picks of a baseline tell the distances of its order in the method's own terms: cluster to nearest cluster before.
     Raises UsageError where `first` cannot be begun with, or nothing is left to pick, Interrupted once `stop()` says so.
     """
     known = known or Known()
-    units = known.open_units(pool.frames)
+    open_frames = set(known.open_frames(pool.frames))
+    units = [number for number, unit in enumerate(pool.units) if open_frames.intersection(unit)]
     if not units:
         raise UsageError(f"all {len(pool.frames)} frames of the pool are known already: nothing is left to pick.")
     rows = np.concatenate([frame.rows for frame in pool.frames])
-    offsets = offsets_of([frame.rows for frame in pool.frames])
+    first_frames = np.array([unit.start for unit in pool.units] + [len(pool.frames)])
+    offsets = offsets_of([frame.rows for frame in pool.frames])[first_frames]
     covered = known.rows()
     begin: int | None = None
     if first is not None:
-        begin = _unit_of(first, pool, units, config)
+        begin = _unit_of(first, pool, open_frames, config)
     elif covered is None:
         begin = units[draw_first(len(units), seed)]
     watch.begin("selecting", min(budget, len(units)))
@@ -310,6 +374,7 @@ def choose(
         order = baselines.core_set(
             np.stack([frame.embedding for frame in pool.frames if frame.embedding is not None]),
             budget,
+            offsets=first_frames,
             first=begin,
             units=units,
             known=known.embeddings(),
@@ -343,11 +408,11 @@ def _asks_embedding(config: SelectionConfig) -> bool:
     return config.strategy in ("coreset-cosine", "coreset-euclidean")
 
 
-def _unit_of(id_: str, pool: Pool, units: list[int], config: SelectionConfig) -> int:
+def _unit_of(id_: str, pool: Pool, open_frames: set[int], config: SelectionConfig) -> int:
     """The unit of the frame that the user wants to begin with."""
     if config.strategy in ("random", "uniform", "every-nth"):
         raise UsageError(f"--first {id_}: --strategy {config.strategy} does not begin with a frame of one's choice.")
-    by_id = {pool.frames[unit].id: unit for unit in units}
+    by_id = {pool.frames[i].id: number for number, unit in enumerate(pool.units) for i in unit if i in open_frames}
     if id_ in by_id:
         return by_id[id_]
     if any(frame.id == id_ for frame in pool.frames):
@@ -372,6 +437,12 @@ def picks_json(
 ) -> dict[str, Any]:
     """The machine form of a selection (docs/formats.md)."""
     manifest, config = bundle.manifest, selection.config
+    open_frames = set(selection.known.open_frames(selection.frames))
+    picks = [
+        line
+        for order, pick in enumerate(selection.picks, start=1)
+        for line in _pick_json(order, selection, pick, manifest.grid, open_frames)
+    ]
     return {
         "schema": PICKS_SCHEMA,
         "producer": f"geal-edge {geal_edge.__version__}",
@@ -385,11 +456,19 @@ def picks_json(
         "seed": seed,
         "first": selection.first,
         "budget": budget,
+        **(
+            {}
+            if selection.group_s is None
+            else {
+                "group_s": selection.group_s,
+                "units": {"judged": len(selection.units), "selected": len(selection.picks)},
+            }
+        ),
         "frames": {
             "seen": len(selection.frames) + sum(selection.lost.values()),
             "lost": sum(selection.lost.values()),
-            "known": len(selection.frames) - len(selection.known.open_units(selection.frames)),
-            "selected": len(selection.picks),
+            "known": len(selection.frames) - len(open_frames),
+            "selected": len(picks),
         },
         "lost": selection.lost,
         "known": [
@@ -398,10 +477,7 @@ def picks_json(
         "sources": [
             {"name": source.name, "spec": source.spec, "kind": source.kind, "fps": source.fps} for source in sources
         ],
-        "picks": [
-            _pick_json(order, selection.frames[pick.unit], pick, manifest.grid)
-            for order, pick in enumerate(selection.picks, start=1)
-        ],
+        "picks": picks,
     }
 
 
@@ -424,25 +500,36 @@ def read_picks(path: Path) -> dict[str, Any]:
     return dict(data)
 
 
-def _pick_json(order: int, frame: PoolFrame, pick: Pick, grid: tuple[int, int]) -> dict[str, Any]:
-    return {
-        "order": order,
-        "unit": frame.id,
-        "id": frame.id,
-        "sha256": frame.digest,
-        "source": frame.source,
-        "frame_index": frame.frame_index,
-        "capture_time_ns": frame.capture_time_ns,
-        "distance": chord(pick.squared),
-        "witness": {
-            "patches": [] if pick.witness is None else frame.clusters.patches_of(pick.witness),
-            "grid": list(grid),
-        },
-        "clusters": {
-            "distances": [round(chord(squared), 4) for squared in pick.row_squared],
-            "patches": frame.clusters.patch_cluster.tolist(),
-        },
-    }
+def _pick_json(
+    order: int, selection: PoolSelection, pick: Pick, grid: tuple[int, int], open_frames: set[int]
+) -> Iterator[dict[str, Any]]:
+    """A line for each frame of the picked unit that is not known; what is known has no part in what was new either."""
+    unit = selection.units[pick.unit]
+    counts = [len(selection.frames[i].rows) for i in unit]
+    picked = [(i, begin) for i, begin in zip(unit, begins_of(counts), strict=True) if i in open_frames]
+    for i, begin in picked:
+        frame = selection.frames[i]
+        own = range(begin, begin + len(frame.rows))
+        yield {
+            "order": order,
+            "unit": selection.frames[picked[0][0]].id,
+            "id": frame.id,
+            "sha256": frame.digest,
+            "source": frame.source,
+            "frame_index": frame.frame_index,
+            "capture_time_ns": frame.capture_time_ns,
+            "distance": chord(pick.squared),
+            "witness": {
+                "patches": frame.clusters.patches_of(pick.witness - begin)
+                if pick.witness is not None and pick.witness in own
+                else [],
+                "grid": list(grid),
+            },
+            "clusters": {
+                "distances": [round(chord(squared), 4) for squared in pick.row_squared[own.start : own.stop]],
+                "patches": frame.clusters.patch_cluster.tolist(),
+            },
+        }
 
 
 def _reasons(lost: Counter[str]) -> str:

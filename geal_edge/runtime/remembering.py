@@ -182,7 +182,8 @@ def _of_spool(path: Path, id_: str, region: Region | None) -> Marked:
         frames = {frame.id: frame for frame in view.retained()}
         _require_frame(path, id_, frames)
         frame = frames[id_]
-        rows = {unit.unit: unit.rows for unit in view.ladder().snapshot()}[frame.unit]
+        of_unit = {unit.unit: unit.rows for unit in view.ladder().snapshot()}[frame.unit]
+        rows = of_unit[frame.clusters.start : frame.clusters.stop]
         patches = _marked_patches(id_, frame.witness_patches, view.grid, region)
         entry = _entry(path, id_, frame.sha256, rows, frame.patch_cluster, patches, view.grid, region)
         return Marked(feature_space=view.meta["feature_space"], entry=entry)

@@ -4,12 +4,13 @@ On disk (mode 0700):
 
     SPOOL/
       spool.db            SQLite (WAL, synchronous=FULL): the only truth
-      frames/00000001.jpg the retained frames, named by their unit's number, which is never used twice
+      frames/00000001.jpg the retained frames, named by their unit's number, which is never used twice; the further frames of a
+                          unit are 00000001-1.jpg, 00000001-2.jpg, ...
       lock                held by the one writer while it lives
 
 spool.db, schema 1:
 
-    meta      key -> value: schema, producer, bundle digest, feature space, preset, grid, untrained
+    meta      key -> value: schema, producer, bundle digest, feature space, preset, grid, untrained; group_s where given
     rounds    round, open, budget, max_retained, release
     units     unit (the number), round, state, levels, squared_novelty, radius, witness, nearest, evicted_by
     frames    frame, unit, id, source, frame_index, capture_time_ns, stored_ns, file, bytes, sha256, clusters, patch map
@@ -18,10 +19,10 @@ spool.db, schema 1:
     sources   name, kind, fingerprint, fps, cursor (last frame_index counted), finished, first_seen
     timeline  bucket -> frames, retained, lost, novelty, radius;   events: name, wall time, version, detail (newest 10,000)
 
-How a retained frame becomes safe: its bytes go to a temporary name, fsync, rename, fsync of the folder; then one transaction
-stores its row, clusters, levels, the levels that died, the units that these evict, counters, the source's cursor and the
-time line. A frame that changes nothing writes nothing: counters, cursor and time line are flushed together, every few seconds
-and with the next transaction.
+How a retained unit becomes safe: the bytes of each of its frames go to a temporary name, fsync, rename, fsync of the folder;
+then one transaction stores its rows, clusters, levels, the levels that died, the units that these evict, counters, the
+source's cursor and the time line. A unit that changes nothing writes nothing: counters, cursor and time line are flushed
+together, every few seconds and with the next transaction. The cursor only ever stands behind a whole unit.
 
 Eviction: the row is marked (state `evicted`, its `file` still named: the tombstone) in the transaction of the decision that
 caused it; then the file is unlinked; then, with the next transaction, the tombstone is removed (`file` NULL).
@@ -49,14 +50,12 @@ import numpy as np
 import geal_edge
 from geal_edge.errors import (
     FeatureSpaceMismatch,
-    FrameError,
     Interrupted,
     SourceClash,
     SpoolDamaged,
     SpoolMismatch,
 )
 from geal_edge.runtime import durable
-from geal_edge.runtime.frame import Frame, LostFrame
 from geal_edge.runtime.imagefile import Encoding, stored_form
 from geal_edge.runtime.ladder import Decision, Ladder
 from geal_edge.runtime.sources import Source
@@ -76,6 +75,7 @@ from geal_edge.runtime.spooldb import (
     require_spool_or_empty,
     write_timeline,
 )
+from geal_edge.runtime.units import JudgedFrame, JudgedUnit
 
 FLUSH_S = 5.0
 MAX_EVENTS = 10_000
@@ -90,6 +90,7 @@ class SpoolSettings:
     preset         its name
     grid           (rows, columns) of patches
     budget         selected units at most, in all for a spool of recorded sources
+    group_s        the tolerance that forms units, in seconds (units.py); None: every frame is a unit
     """
 
     bundle: str
@@ -98,6 +99,7 @@ class SpoolSettings:
     grid: tuple[int, int]
     untrained: bool
     budget: int
+    group_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,6 +168,8 @@ class Spool:
             "grid": json.dumps(self.settings.grid),
             "untrained": json.dumps(self.settings.untrained),
         }
+        if self.settings.group_s is not None:
+            wanted["group_s"] = json.dumps(float(self.settings.group_s))
         if not is_created(self._db):
             self._require_no_frames()
             with self._transaction():
@@ -189,6 +193,12 @@ class Spool:
             raise SpoolMismatch(
                 f"{self.path}: was filled with bundle {found['bundle'][:19]}, this one is {wanted['bundle'][:19]}. "
                 "Use the same bundle, or another --spool."
+            )
+        if found.get("group_s") != wanted.get("group_s"):
+            was, now = (_group_words(meta.get("group_s")) for meta in (found, wanted))
+            raise SpoolMismatch(
+                f"{self.path}: its units were formed with {was}, now it is {now}. Its budget counts such units: "
+                f"go on with {was}, or use another --spool."
             )
         self.round, budget = self._db.execute(
             "SELECT round, budget FROM rounds WHERE open ORDER BY round DESC LIMIT 1"
@@ -294,50 +304,53 @@ class Spool:
             self._sources[name] = SourceState(cursor=-1, finished=False)
         return self._sources[name]
 
-    def append(self, frame: Frame, decision: Decision) -> None:
-        """Make a decision durable, with the frame's bytes where it retains them. An empty decision writes nothing now.
+    def append(self, unit: JudgedUnit, decision: Decision) -> None:
+        """Make a decision durable, with the frames' bytes where it retains them. An empty decision writes nothing now.
 
         Raises StorageError: then the decision must not be learned; the next writer finds all of it done or nothing.
         """
-        data, ending = stored_form(frame, self._encoding) if decision.retain else (b"", "")
-        self._count_seen(frame.source, frame.frame_index)
-        self._count("not_new", 0 if decision.retain else 1)
-        self._count("evicted", len(decision.evicted))
-        self.timeline.add(novelty=decision.novelty, radius=decision.radius, retained=decision.retain)
+        stored: list[_Stored] = []
+        if decision.retain:
+            for place, judged in enumerate(unit.frames):
+                data, ending = stored_form(judged.frame, self._encoding)
+                stored.append(_Stored(judged, f"{decision.unit:08d}{f'-{place}' if place else ''}.{ending}", data))
+        self._count_lost(unit)
+        self._count("not_new", 0 if decision.retain else len(unit.frames))
+        for place in range(len(unit.frames)):
+            # The report finds a unit on the time line by counting those that were retained: one for all its frames.
+            retained = decision.retain and place == 0
+            self.timeline.add(novelty=decision.novelty, radius=decision.radius, retained=retained)
         if decision.empty:
             self._flush_when_due()
             return
-        file = f"{decision.unit:08d}.{ending}"
-        if decision.retain:
-            durable.write_file(self.path / FRAMES / file, data)
+        for frame in stored:
+            durable.write_file(self.path / FRAMES / frame.file, frame.data)
         evicted: list[tuple[int, str]] = []
         evicted_ids: list[str] = []
         with self._transaction():
             if decision.retain:
-                self._insert_unit(frame, decision, file, data)
+                self._insert_unit(decision, stored)
             self._db.executemany(
                 "INSERT INTO deaths VALUES (NULL, ?, ?, ?, ?)",
                 [(self.round, death.level, death.natural, decision.unit) for death in decision.deaths],
             )
-            for unit in decision.evicted:
+            for gone in decision.evicted:
                 self._db.execute(
-                    "UPDATE units SET state = 'evicted', levels = NULL, evicted_by = ? WHERE unit = ?", (frame.id, unit)
+                    "UPDATE units SET state = 'evicted', levels = NULL, evicted_by = ? WHERE unit = ?", (unit.id, gone)
                 )
-                for number, name, id_ in self._db.execute("SELECT frame, file, id FROM frames WHERE unit = ?", (unit,)):
+                for number, name, id_ in self._db.execute("SELECT frame, file, id FROM frames WHERE unit = ?", (gone,)):
                     evicted.append((number, name))
                     evicted_ids.append(id_)
-                self._db.execute("UPDATE frames SET clusters = NULL, patch_cluster = NULL WHERE unit = ?", (unit,))
-            self._note_consequences(frame, decision, evicted_ids)
+                self._db.execute("UPDATE frames SET clusters = NULL, patch_cluster = NULL WHERE unit = ?", (gone,))
+            self._count("evicted", len(evicted))
+            self._note_consequences(unit.id, decision, evicted_ids)
             self._write_running_state()
         self._tombstones = evicted
         self._unlink_tombstones()
 
-    def lose(self, frame: Frame | LostFrame, error: FrameError) -> None:
-        """Count a frame that no decision saw, with its reason."""
-        self._count_seen(frame.source, frame.frame_index)
-        self._count(f"lost:{error.reason}")
-        self.timeline.add(lost=True)
-        self.event("frame_lost", id=frame.id, reason=error.reason, detail=error.detail)
+    def lose(self, unit: JudgedUnit) -> None:
+        """Count a unit that no decision saw: all its frames are lost, each for its reason."""
+        self._count_lost(unit)
         self._flush_when_due()
 
     def finish_source(self, name: str) -> None:
@@ -363,12 +376,18 @@ class Spool:
             self._counters[name] += n
             self._dirty_counters.add(name)
 
-    def _count_seen(self, source: str, frame_index: int) -> None:
-        self._count("seen")
-        self._sources[source] = SourceState(cursor=frame_index, finished=False)
+    def _count_lost(self, unit: JudgedUnit) -> None:
+        """Count all frames of a unit as seen, and the lost ones as such. Nothing may flush before the rest is counted."""
+        source, cursor = unit.cursor
+        self._count("seen", len(unit.frames) + len(unit.lost))
+        self._sources[source] = SourceState(cursor=cursor, finished=False)
         self._dirty_sources.add(source)
+        for item, error in unit.lost:
+            self._count(f"lost:{error.reason}")
+            self.timeline.add(lost=True)
+            self.event("frame_lost", id=item.id, reason=error.reason, detail=error.detail)
 
-    def _insert_unit(self, frame: Frame, decision: Decision, file: str, data: bytes) -> None:
+    def _insert_unit(self, decision: Decision, stored: Sequence["_Stored"]) -> None:
         self._db.execute(
             "INSERT INTO units VALUES (?, ?, 'retained', ?, ?, ?, ?, ?, NULL)",
             (
@@ -381,32 +400,34 @@ class Spool:
                 decision.nearest,
             ),
         )
-        rows = decision.clusters.rows
-        self._db.execute(
+        self._db.executemany(
             "INSERT INTO frames VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                decision.unit,
-                frame.id,
-                frame.source,
-                frame.frame_index,
-                frame.capture_time_ns,
-                self._wall_ns(),
-                file,
-                len(data),
-                sha256(data).hexdigest(),
-                rows.astype("<f2").tobytes(),
-                len(rows),
-                decision.clusters.patch_cluster.astype("<i2").tobytes(),
-            ),
+            [
+                (
+                    decision.unit,
+                    frame.id,
+                    frame.source,
+                    frame.frame_index,
+                    frame.capture_time_ns,
+                    self._wall_ns(),
+                    file,
+                    len(data),
+                    sha256(data).hexdigest(),
+                    clusters.rows.astype("<f2").tobytes(),
+                    len(clusters.rows),
+                    clusters.patch_cluster.astype("<i2").tobytes(),
+                )
+                for frame, clusters, file, data in ((s.judged.frame, s.judged.clusters, s.file, s.data) for s in stored)
+            ],
         )
 
-    def _note_consequences(self, frame: Frame, decision: Decision, evicted: list[str]) -> None:
+    def _note_consequences(self, by: str, decision: Decision, evicted: list[str]) -> None:
         """Deleting unsent data, and giving up a radius under pressure, are decisions: each is an event."""
         pressed = [death.level for death in decision.deaths if not death.natural]
         if pressed:
-            self.event("radius_raised", cause="max_retained", levels=pressed, by=frame.id)
+            self.event("radius_raised", cause="max_retained", levels=pressed, by=by)
         if evicted:
-            self.event("units_evicted", units=evicted, by=frame.id)
+            self.event("units_evicted", units=evicted, by=by)
 
     def _flush_when_due(self) -> None:
         if self._monotonic() - self._flushed_at >= FLUSH_S:
@@ -450,6 +471,19 @@ class Spool:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """A frame of a retained unit as it goes to disk."""
+
+    judged: JudgedFrame
+    file: str
+    data: bytes
+
+
+def _group_words(group_s: str | None) -> str:
+    return "no --group" if group_s is None else f"--group {float(group_s):g}"
 
 
 def _fps_words(fps: float | None) -> str:

@@ -4,6 +4,8 @@ import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ SCHEMA = "geal-edge/spool/1"
 DATABASE = "spool.db"
 FRAMES = "frames"
 LOCK = "lock"
-OWN_FILE = re.compile(r"\d{8,}\.(jpg|jpeg|png|webp)(\.tmp)?")
+OWN_FILE = re.compile(r"\d{8,}(-\d+)?\.(jpg|jpeg|png|webp)(\.tmp)?")
 
 
 TABLES = """
@@ -124,14 +126,15 @@ def read_ladder(db: sqlite3.Connection, round_number: int) -> Ladder:
 
 def _read_retained(db: sqlite3.Connection, round_number: int) -> Iterator[RetainedUnit]:
     """The retained units of a round, ascending."""
-    for unit, levels, clusters, count in db.execute(
+    frames = db.execute(
         "SELECT unit, levels, clusters, cluster_count FROM units JOIN frames USING (unit) "
         "WHERE state = 'retained' AND round = ? ORDER BY unit, frame",
         (round_number,),
-    ):
-        rows = np.frombuffer(clusters, "<f2").reshape(count, -1).astype(np.float16)
+    )
+    for (unit, levels), of_unit in groupby(frames, key=itemgetter(0, 1)):
+        rows = [np.frombuffer(clusters, "<f2").reshape(count, -1) for _, _, clusters, count in of_unit]
         held = tuple(int(level) for level in np.frombuffer(levels, "<u2"))
-        yield RetainedUnit(unit=unit, rows=rows, levels=held)
+        yield RetainedUnit(unit=unit, rows=np.concatenate(rows).astype(np.float16), levels=held)
 
 
 def read_timeline(db: sqlite3.Connection) -> Timeline:

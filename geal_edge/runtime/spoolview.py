@@ -37,11 +37,14 @@ CHECK_SCHEMA = "geal-edge/check/1"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredFrame:
-    """One retained frame as it stands in the spool.
+    """One retained frame as it stands in the spool. Frames of one unit share unit, order, distance, novelty and radius.
 
-    order          place in the selected order from 1; None = retained, but not selected for now
+    place          in its unit, from 0
+    clusters       places of its clusters among those of its unit
+    order          place of its unit in the selected order from 1; None = retained, but not selected for now
     distance       chord from its witness to the frames before it in that order; 0.0 for the first; None if not selected
-    witness        the cluster that decides the distance (or, if not selected, that decided the novelty); None for the first
+    witness        the cluster that decides the distance (or, if not selected, that decided the novelty), counted in this
+                   frame; None for the first, and where it is in another frame of the unit
     novelty        chord to everything its level held when it was seen; None for the first frame of a round
     radius         radius in force then; None once only the top level was alive
     patch_cluster  int16 (P,): cluster of each patch in row-major order, -1 = distilled away
@@ -53,6 +56,8 @@ class StoredFrame:
     """
 
     unit: int
+    place: int
+    clusters: range
     order: int | None
     distance: float | None
     witness: int | None
@@ -71,7 +76,8 @@ class StoredFrame:
 
     @property
     def witness_patches(self) -> list[int]:
-        """Row-major indices of the patches that made this frame new; empty for the first frame."""
+        """Row-major indices of the patches that made this frame new; empty for the first frame, and where another frame of
+        its unit has them."""
         return [] if self.witness is None else [int(p) for p in np.flatnonzero(self.patch_cluster == self.witness)]
 
 
@@ -134,6 +140,11 @@ class SpoolView:
         return bool(json.loads(self.meta["untrained"]))
 
     @property
+    def group_s(self) -> float | None:
+        """The tolerance that formed its units, in seconds; None: every frame is a unit."""
+        return float(json.loads(self.meta["group_s"])) if "group_s" in self.meta else None
+
+    @property
     def timeline(self) -> Timeline:
         return read_timeline(self._db)
 
@@ -171,19 +182,26 @@ class SpoolView:
         watch.begin("ordering the selected frames", min(len(ladder.retained), ladder.capacity))
         certified, picks = ladder.radius, ladder.selected(on_pick=lambda _: watch.advance())
         selected = {s.unit: (order, s) for order, s in enumerate(picks, start=1)}
-        frames = []
+        frames: list[StoredFrame] = []
         for row in self._db.execute(
             "SELECT unit, id, source, frame_index, capture_time_ns, squared_novelty, radius, witness, file, bytes, "
-            "sha256, patch_cluster FROM units JOIN frames USING (unit) WHERE state = 'retained' ORDER BY unit, frame"
+            "sha256, patch_cluster, cluster_count FROM units JOIN frames USING (unit) WHERE state = 'retained' "
+            "ORDER BY unit, frame"
         ):
-            unit, id_, source, index, time_ns, novelty, radius, witness, file, size, digest, patches = row
+            unit, id_, source, index, time_ns, novelty, radius, witness, file, size, digest, patches, count = row
             order, pick = selected.get(unit, (None, None))
+            before = frames[-1] if frames and frames[-1].unit == unit else None
+            begin = before.clusters.stop if before else 0
+            clusters = range(begin, begin + count)
+            decisive = pick.witness if pick else witness
             frames.append(
                 StoredFrame(
                     unit=unit,
+                    place=before.place + 1 if before else 0,
+                    clusters=clusters,
                     order=order,
                     distance=chord(pick.squared_distance) if pick else None,
-                    witness=pick.witness if pick else witness,
+                    witness=decisive - begin if decisive is not None and decisive in clusters else None,
                     id=id_,
                     source=source,
                     frame_index=index,
@@ -194,14 +212,16 @@ class SpoolView:
                     bytes=size,
                     sha256=digest,
                     patch_cluster=np.frombuffer(patches, "<i2").astype(np.int16),
-                    cluster_distances=tuple(chord(d) for d in pick.cluster_squared) if pick else (),
+                    cluster_distances=tuple(chord(d) for d in pick.cluster_squared[begin : clusters.stop])
+                    if pick
+                    else (),
                     cover_radius=_cover_radius(pick, certified, whole=order == len(picks)) if pick else None,
                 )
             )
         return sorted(frames, key=lambda f: (f.order is None, f.order or 0, f.unit))
 
     def selected(self) -> list[StoredFrame]:
-        """The selected frames in their order, at most `budget`."""
+        """The selected frames in their order, of at most `budget` units."""
         return [frame for frame in self.retained() if frame.order is not None]
 
     def evicted(self, *, at_most: int | None = None) -> list[EvictedFrame]:
@@ -248,24 +268,48 @@ class SpoolView:
         """(frames by state, lost by reason). Each frame once: seen = lost + gated + not_new + retained + released + evicted."""
         counters = dict(self._db.execute("SELECT name, n FROM counters"))
         lost = {name.removeprefix("lost:"): n for name, n in counters.items() if name.startswith("lost:")}
-        (retained,) = self._db.execute("SELECT count(*) FROM units WHERE state = 'retained'").fetchone()
+        retained = self._frames_in("retained")
         frames = {
             "seen": counters.get("seen", 0),
             "not_new": counters.get("not_new", 0),
             "gated": counters.get("gated", 0),
             "lost": sum(lost.values()),
             "retained": retained,
-            "selected": min(retained, self.budget),
+            "selected": self._selected_frames(retained),
             "released": 0,
             "sent": 0,
             "evicted": counters.get("evicted", 0),
         }
         return frames, lost
 
+    def units(self) -> dict[str, int]:
+        """Units that are retained and selected: as many as frames, but where units are formed of several."""
+        (retained,) = self._db.execute("SELECT count(*) FROM units WHERE state = 'retained'").fetchone()
+        return {"retained": retained, "selected": min(retained, self.budget)}
+
+    def _frames_in(self, state: str) -> int:
+        (n,) = self._db.execute(
+            "SELECT count(*) FROM units JOIN frames USING (unit) WHERE state = ?", (state,)
+        ).fetchone()
+        return int(n)
+
+    def _selected_frames(self, retained: int) -> int:
+        """How many of the retained frames belong to selected units."""
+        units = self.units()
+        if units["retained"] == units["selected"]:
+            return retained
+        if units["retained"] == retained:
+            return units["selected"]
+        of_unit = dict(self._db.execute("SELECT unit, count(*) FROM frames GROUP BY unit"))
+        if len(sizes := {of_unit[unit] for unit in self.ladder().retained}) == 1:
+            return units["selected"] * int(sizes.pop())  # whichever they are: the order takes a while to work out
+        return sum(of_unit[pick.unit] for pick in self.ladder().selected())
+
     def status(self) -> dict[str, Any]:
         """The machine form of `status --json` (docs/formats.md)."""
         frames, lost = self.counts()
         certificate = self.certificate()
+        counted = "frames" if self.group_s is None else "units"
         return {
             "schema": STATUS_SCHEMA,
             "producer": self.meta["producer"],
@@ -274,8 +318,17 @@ class SpoolView:
             "preset": self.meta["preset"],
             "untrained": self.untrained,
             "frames": frames,
+            **({} if self.group_s is None else {"units": self.units(), "group_s": self.group_s}),
             "lost": lost,
-            "budget": [{"unit": "frames", "period": None, "limit": self.budget, "spent": 0, "refills_in_s": None}],
+            "budget": [
+                {
+                    "unit": counted,
+                    "period": None,
+                    "limit": self.budget,
+                    "spent": 0,
+                    "refills_in_s": None,
+                }
+            ],
             "rounds": [
                 {
                     "open": self.open,
@@ -287,13 +340,16 @@ class SpoolView:
         }
 
     def list_lines(self, *, retained: bool = False) -> Iterator[dict[str, Any]]:
-        """One object per selected unit in order (with `retained`: then all the others too)."""
+        """One object per selected frame in order (with `retained`: then all the others too)."""
+        id_of_unit = ""
         for frame in self.retained() if retained else self.selected():
+            if frame.place == 0:
+                id_of_unit = frame.id
             yield {
                 "schema": LIST_SCHEMA,
                 "untrained": self.untrained,
                 "order": frame.order,
-                "unit": frame.id,
+                "unit": id_of_unit,
                 "id": frame.id,
                 "sha256": frame.sha256,
                 "source": frame.source,
@@ -328,10 +384,10 @@ class SpoolView:
                 kind="counts",
                 detail=f"{counts['seen']} frames seen, but {total} lost, gated, not new, retained, released or evicted",
             )
-        (evicted,) = self._db.execute("SELECT count(*) FROM units WHERE state = 'evicted'").fetchone()
+        evicted = self._frames_in("evicted")
         if evicted != counts["evicted"]:
             yield Problem(
-                kind="counts", detail=f"{counts['evicted']} evictions counted, {evicted} units are marked evicted"
+                kind="counts", detail=f"{counts['evicted']} evictions counted, {evicted} frames are marked evicted"
             )
 
     def _check_files(self) -> Iterator[Problem]:
