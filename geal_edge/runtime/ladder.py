@@ -125,14 +125,18 @@ class RetainedUnit:
 class Release:
     """Units that become final, and all that this changes, asked before it is learned.
 
-    units    in the order in which they are released: the first of the selected order
+    picks    in the order in which they are released: the first of the selected order
     deaths   levels that hold more than the budget leaves; none of them natural
     evicted  retained units that no level holds afterwards, ascending
     """
 
-    units: tuple[int, ...]
+    picks: "tuple[SelectedUnit, ...]"
     deaths: tuple[Death, ...]
     evicted: tuple[int, ...]
+
+    @property
+    def units(self) -> tuple[int, ...]:
+        return tuple(pick.unit for pick in self.picks)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -259,6 +263,12 @@ class Ladder:
         bound = max((RADII[death.level] / 2.0 for death in self._deaths if death.natural), default=0.0)
         return Certificate(radius=self.radius, lower_bound=bound)
 
+    def number_next(self, unit: int) -> None:
+        """Give the next retained unit this number, which must be above all others; numbers may be left out."""
+        if unit < self._next_unit:
+            raise ValueError(f"unit {unit} cannot come next: {self._next_unit} is the smallest free number")
+        self._next_unit = unit
+
     def members(self, level: int) -> tuple[int, ...]:
         """Units that a level holds, in the order in which it took them."""
         return tuple(unit for unit, slot in self._slots.items() if self._member[slot, level])
@@ -328,14 +338,15 @@ class Ladder:
         They become part of the base and spend the budget: levels that hold more than what is left of it die, which proves
         nothing about any bound.
         """
-        units = tuple(s.unit for s in self.selected()[: min(count, self.room)])
+        picks = tuple(self.selected()[: min(count, self.room)])
+        units = [pick.unit for pick in picks]
         stay = np.ones(len(self._member), bool)
         stay[[self._slots[unit] for unit in units]] = False
         held = self._member[stay].sum(axis=0)
         room = self.room - len(units)
         deaths = [Death(level=int(x), natural=False) for x in self._levels[:-1] if held[x] > room]
         evicted = [unit for unit in self._evicted_by(deaths) if unit not in units]
-        return Release(units=units, deaths=tuple(deaths), evicted=tuple(evicted))
+        return Release(picks=picks, deaths=tuple(deaths), evicted=tuple(evicted))
 
     def learn_release(self, release: Release) -> None:
         """Apply a release that this ladder worked out in its present state, once it is safe on disk."""
