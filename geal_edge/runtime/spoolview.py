@@ -24,6 +24,7 @@ from geal_edge.runtime.spooldb import (
     OWN_FILE,
     database_errors,
     is_created,
+    read_base,
     read_ladder,
     read_timeline,
     require_schema,
@@ -167,7 +168,7 @@ class SpoolView:
 
     def ladder(self) -> Ladder:
         """The selector, restored for asking only."""
-        return read_ladder(self._db, self.round)
+        return read_ladder(self._db, self.round, read_base(self.path, self.meta["feature_space"]))
 
     def certificate(self) -> Certificate:
         return self.ladder().certificate()
