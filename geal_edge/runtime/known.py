@@ -215,7 +215,7 @@ def known_of_spool(path: Path, wanted: str) -> Iterator[KnownFrame]:
     """The selected frames of a spool, with the clusters that it holds. Raises FeatureSpaceMismatch unless they are `wanted`."""
     with open_view(path) as view:
         require_space(path, view.meta["feature_space"], wanted)
-        rows = {unit.unit: unit.rows for unit in view.ladder().snapshot()}
+        rows = view.clusters()
         for frame in view.selected():
             own = slice(frame.clusters.start, frame.clusters.stop)
             yield KnownFrame(id=frame.id, digest=frame.sha256, rows=rows[frame.unit][own])

@@ -14,6 +14,8 @@ import math
 from dataclasses import asdict, dataclass, replace
 from typing import Literal, TypeAlias
 
+from geal_edge.runtime.ladder import Certificate
+
 ReleaseRule: TypeAlias = Literal["paced", "round_end", "immediate"]
 
 RECENT_FRAMES = 1000
@@ -86,6 +88,10 @@ class Price:
             spread=spread,
             worst=self.worst if admitted else max(self.worst, novelty),
         )
+
+    def certificate(self) -> Certificate:
+        """The radius is the largest novelty that was passed over; nothing is retained that could prove a lower bound."""
+        return Certificate(radius=self.worst, lower_bound=0.0)
 
     def as_dict(self) -> dict[str, float]:
         return asdict(self)

@@ -182,7 +182,7 @@ def _of_spool(path: Path, id_: str, region: Region | None) -> Marked:
         frames = {frame.id: frame for frame in view.retained()}
         _require_frame(path, id_, frames)
         frame = frames[id_]
-        of_unit = {unit.unit: unit.rows for unit in view.ladder().snapshot()}[frame.unit]
+        of_unit = view.clusters()[frame.unit]
         rows = of_unit[frame.clusters.start : frame.clusters.stop]
         patches = _marked_patches(id_, frame.witness_patches, view.grid, region)
         entry = _entry(path, id_, frame.sha256, rows, frame.patch_cluster, patches, view.grid, region)

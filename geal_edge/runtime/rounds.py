@@ -52,11 +52,8 @@ class Rounds:
         return 0.0 if length_s is None else min(1.0, max(0.0, (self._clock() - self._began_s) / length_s))
 
     def certificate(self) -> Certificate:
-        """Of all that this round has seen. Under `immediate` nothing is retained that could be compared: there the radius is the
-        largest novelty that was passed over, and no bound is proved."""
-        if self._price is not None:
-            return Certificate(radius=self._price.worst, lower_bound=0.0)
-        return self._ladder.certificate()
+        """Of all that this round has seen."""
+        return self._price.certificate() if self._price else self._ladder.certificate()
 
     def tick(self) -> None:
         """Release what is due by now; end a round whose time is over. Asked between units, also when none comes."""
