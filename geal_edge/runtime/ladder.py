@@ -20,6 +20,7 @@ spool stored, bit for bit, and never learns anything twice.
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import TypeAlias
 
 import numpy as np
@@ -332,13 +333,19 @@ class Ladder:
                 self._recent.chords[:, list(decision.levels)] = 0.0  # its own rows are in these levels now
         self._refresh()
 
-    def release(self, count: int) -> Release:
+    def release(self, count: int, *, beyond: float = -1.0) -> Release:
         """Say everything that releasing the first `count` units of the selected order changes, and change nothing.
 
         They become part of the base and spend the budget: levels that hold more than what is left of it die, which proves
-        nothing about any bound.
+        nothing about any bound. Fewer than `count` where the order comes to units that lie within the chord `beyond` of those
+        before them.
         """
-        picks = tuple(self.selected()[: min(count, self.room)])
+        picks = tuple(
+            takewhile(
+                lambda pick: pick.witness is None or chord(pick.squared_distance) > beyond,
+                self.selected()[: min(count, self.room)],
+            )
+        )
         units = [pick.unit for pick in picks]
         stay = np.ones(len(self._member), bool)
         stay[[self._slots[unit] for unit in units]] = False

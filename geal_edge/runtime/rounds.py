@@ -66,7 +66,8 @@ class Rounds:
             self._settings.release, budget=self._settings.budget, released=len(self.released), progress=progress
         )
         if count:
-            self._release(count)
+            # What lies within the radius in force adds nothing to what is certified: it can wait for something better.
+            self._release(count, beyond=self._ladder.radius or 0.0)
 
     def score(self, clusters: KnowledgeClusters) -> Decision:
         """Say everything that this unit changes, and change nothing."""
@@ -102,8 +103,8 @@ class Rounds:
             decision.novelty, budget=self._settings.budget, released=len(self.released), progress=self.progress
         )
 
-    def _release(self, count: int) -> None:
-        release = self._ladder.release(count)
+    def _release(self, count: int, *, beyond: float = -1.0) -> None:
+        release = self._ladder.release(count, beyond=beyond)
         if release.picks:
             self._spool.release(release)  # durable first
             self._ladder.learn_release(release)
