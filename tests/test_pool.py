@@ -43,7 +43,7 @@ def test_the_picks_file_has_the_documented_fields_and_reads_back(encoder, tiny_b
     read = pool.read_picks(tmp_path / "picks.json")
     assert read == json.loads(json.dumps(picks))
     assert {"schema", "feature_space", "preset", "picks"} <= set(read)
-    assert read["frames"] == {"seen": 7, "lost": 1, "known": 0, "selected": 4}
+    assert read["frames"] == {"seen": 7, "lost": 1, "gated": 0, "known": 0, "selected": 4}
     assert read["lost"] == {"empty": 1}
     assert [p["order"] for p in read["picks"]] == [1, 2, 3, 4]
     assert set(read["picks"][0]) == {

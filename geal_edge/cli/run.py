@@ -9,6 +9,7 @@ import typer
 from geal_edge.cli.common import (
     BundleFolder,
     Fps,
+    Guard,
     Name,
     Quiet,
     Sources,
@@ -43,6 +44,7 @@ def run(
     again: Annotated[
         bool, typer.Option("--again", help="Read sources from their start that were read before.")
     ] = False,
+    guard: Guard = False,
     threads: Threads = None,
     quiet: Quiet = False,
 ) -> None:
@@ -61,6 +63,7 @@ def run(
                 budget=budget,
                 encoding=encoding,
                 again=again,
+                guard=guard,
                 watch=watch,
                 stop=stop,
             )
@@ -76,8 +79,9 @@ def run(
 def result_lines(view: SpoolView, spool: Path) -> Iterator[str]:
     """What a run came to, for people."""
     frames, _ = view.counts()
+    gated = f"{frames['gated']} gated, " if frames["gated"] else ""
     yield (
         f"{frames['selected']} of {frames['seen']} frames selected, budget {view.budget} "
-        f"({frames['not_new']} not new, {frames['evicted']} evicted, {frames['lost']} lost): {spool}"
+        f"({frames['not_new']} not new, {frames['evicted']} evicted, {gated}{frames['lost']} lost): {spool}"
     )
     yield certificate_words(view.certificate(), frames["selected"])

@@ -11,6 +11,7 @@ import typer
 from geal_edge.cli.common import (
     BundleFolder,
     Fps,
+    Guard,
     Name,
     Quiet,
     Terminal,
@@ -137,6 +138,7 @@ def select(
     kmeans_metric: Annotated[
         Metric | None, typer.Option(help="Distance within a frame.", rich_help_panel=CLUSTERS)
     ] = None,
+    guard: Guard = False,
     threads: Threads = None,
     quiet: Quiet = False,
 ) -> None:
@@ -173,6 +175,7 @@ def select(
             config=config,
             features=store,
             known=known or [],
+            guard=guard,
             watch=watch,
             stop=stop,
         )
@@ -183,7 +186,10 @@ def select(
         pool.write_picks(out, picks)
         frames = picks["frames"]
         already = f", {frames['known']} known" if known else ""
-        watch.say(f"{frames['selected']} of {frames['seen']} frames selected{already}, {frames['lost']} lost: {out}")
+        gated = f", {frames['gated']} gated" if guard else ""
+        watch.say(
+            f"{frames['selected']} of {frames['seen']} frames selected{already}{gated}, {frames['lost']} lost: {out}"
+        )
         if frames["selected"] < budget:
             which = "could be judged and were not known" if known else "could be judged"
             watch.warn(f"only {frames['selected']} frames {which}, so all of them are in the order.")

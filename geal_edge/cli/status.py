@@ -26,8 +26,9 @@ def status_lines(spool: Path, data: dict[str, Any]) -> Iterator[str]:
     yield f"  frames    {frames['seen']} seen: " + ", ".join(
         f"{frames[state]} {state.replace('_', ' ')}" for state in ("not_new", "gated", "lost", "retained", "evicted")
     )
-    for reason, n in sorted(data["lost"].items()):
-        yield f"  lost      {n} {reason}"
+    for state in ("lost", "gated"):
+        for reason, n in sorted(data[state].items()):
+            yield f"  {state:<8}  {n} {reason}"
     yield f"  budget    {frames['selected']} of {budget['limit']} frames selected, {budget['spent']} spent"
     certificate = Certificate(**data["rounds"][-1]["certificate"])
     yield f"  coverage  {certificate_words(certificate, frames['selected'])}"

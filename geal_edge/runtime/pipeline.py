@@ -11,16 +11,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from geal_edge.errors import FrameError
+from geal_edge.errors import FrameError, FrameGated
 from geal_edge.models.bundle import Bundle
 from geal_edge.models.preprocess import aspect_warning
 from geal_edge.runtime.clusters import KnowledgeClusters, knowledge_clusters
 from geal_edge.runtime.distill import distill
 from geal_edge.runtime.encoder import Encoder
 from geal_edge.runtime.frame import Frame, usable
+from geal_edge.runtime.guard import Guard, guard_after
 from geal_edge.runtime.imagefile import Encoding
 from geal_edge.runtime.ladder import Ladder
 from geal_edge.runtime.observer import Observer
+from geal_edge.runtime.persistence import only
 from geal_edge.runtime.sources import Source
 from geal_edge.runtime.spool import Spool, SpoolSettings
 from geal_edge.runtime.stopping import Stop
@@ -36,15 +38,23 @@ def stream(
     spool: Spool,
     watch: Observer,
     stop: Stop,
+    guard: Guard | None = None,
 ) -> None:
     """Judge every frame of `source` whose frame_index is above `after`.
 
-    One bad frame is counted and passed over. Raises Interrupted after the frame in hand once `stop` was asked.
+    One bad frame is counted and passed over, and so is one that the guard holds back. Raises Interrupted after
+    the frame in hand once `stop` was asked.
     """
     for item in stop.between(source.frames(after=after)):
         try:
             frame = usable(item)
+            if guard is not None:
+                guard.before(frame)
             clusters = clusters_of(frame, encoder)
+            if guard is not None:
+                clusters = only(clusters, guard.counts(frame, clusters.rows))
+        except FrameGated as gate:
+            spool.gate(item, gate)
         except FrameError as error:
             spool.lose(item, error)
         else:
@@ -84,18 +94,21 @@ def run(
     budget: int,
     encoding: Encoding = "jpg",
     again: bool = False,
+    guard: bool = False,
     watch: Observer,
     stop: Stop | None = None,
 ) -> RunResult:
     """Stream recorded sources one after another into a spool; go on where an earlier run was stopped or killed.
 
+    With `guard` broken frames and what was there for one frame alone are not judged (runtime/guard.py).
     The spool's one round is open: further sources continue it, a finished one is read anew only with `again`.
     Raises Interrupted, SourceClash before anything is read where two sources have one name, and whatever opening a spool
     or a source raises.
     """
     finished: list[str] = []
     skipped: list[str] = []
-    with one_blas_thread(), Spool(spool_path, spool_settings(encoder.bundle, budget), encoding=encoding) as spool:
+    settings = spool_settings(encoder.bundle, budget, guard=guard)
+    with one_blas_thread(), Spool(spool_path, settings, encoding=encoding) as spool:
         for source in sources:
             spool.require_own_name(source, others=sources)
         selector = spool.ladder()
@@ -115,12 +128,13 @@ def run(
                 spool=spool,
                 watch=watch,
                 stop=stop or Stop(),
+                guard=guard_after(source, state.cursor, lambda frame: clusters_of(frame, encoder)) if guard else None,
             )
             finished.append(source.name)
     return RunResult(finished=tuple(finished), skipped=tuple(skipped))
 
 
-def spool_settings(bundle: Bundle, budget: int) -> SpoolSettings:
+def spool_settings(bundle: Bundle, budget: int, *, guard: bool = False) -> SpoolSettings:
     """What a spool filled from this bundle must agree with for ever."""
     manifest = bundle.manifest
     return SpoolSettings(
@@ -130,6 +144,7 @@ def spool_settings(bundle: Bundle, budget: int) -> SpoolSettings:
         grid=manifest.grid,
         untrained=manifest.untrained,
         budget=budget,
+        guard=guard,
     )
 
 

@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,18 +13,21 @@ import numpy as np
 
 import geal_edge
 from geal_edge.config import PRESETS, SELECTIONS, ClusterConfig, SelectionConfig
-from geal_edge.errors import FrameError, Interrupted, SourceClash, SourceError, UsageError
+from geal_edge.errors import FrameError, FrameGated, Interrupted, SourceClash, SourceError, UsageError
 from geal_edge.models.bundle import Bundle, feature_space
 from geal_edge.runtime import baselines, durable, kcenter
+from geal_edge.runtime.clusters import Rows
 from geal_edge.runtime.distance import chord
 from geal_edge.runtime.encoder import Encoded
 from geal_edge.runtime.features import Encodes, Features, FrameRecord, StoredSource, record_of
 from geal_edge.runtime.frame import usable
+from geal_edge.runtime.guard import Guard
 from geal_edge.runtime.kcenter import Pick, draw_first, offsets_of
 from geal_edge.runtime.known import Known, read_known
 from geal_edge.runtime.observer import Observer
+from geal_edge.runtime.persistence import BoolArray
 from geal_edge.runtime.pipeline import warn_of_aspect
-from geal_edge.runtime.poolframe import PoolFrame, pool_frame
+from geal_edge.runtime.poolframe import PoolFrame, only_clusters, pool_frame
 from geal_edge.runtime.sources import Source
 from geal_edge.runtime.threads import one_blas_thread
 
@@ -48,10 +52,11 @@ class NamedSource(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
-    """frames: all that could be judged, in source order; lost: reason -> n; recipe: what made their clusters."""
+    """frames: all that could be judged, in source order; lost, gated: reason -> n; recipe: what made their clusters."""
 
     frames: tuple[PoolFrame, ...]
     lost: dict[str, int]
+    gated: dict[str, int]
     recipe: ClusterConfig
 
 
@@ -62,12 +67,14 @@ class PoolSelection:
     frames  all that could be judged, in source order
     picks   indices into them, in the order of the strategy; under the method, the greedy order
     lost    reason -> n
+    gated   reason -> n; None where nothing was guarded
     first   the id that the user began with, None where it was drawn or followed from `known`
     """
 
     frames: tuple[PoolFrame, ...]
     picks: tuple[Pick, ...]
     lost: dict[str, int]
+    gated: dict[str, int] | None
     recipe: ClusterConfig
     config: SelectionConfig
     first: str | None
@@ -85,6 +92,7 @@ def select(
     config: SelectionConfig | None = None,
     features: Features | None = None,
     known: Sequence[Path] = (),
+    guard: bool = False,
     watch: Observer,
     stop: Callable[[], bool] = lambda: False,
 ) -> PoolSelection:
@@ -96,6 +104,7 @@ def select(
     config    how frames are ordered; default: as the bundle's preset does
     features  read from there what is stored, and store what is not; with no sources: all that is stored
     known     picks files, spools, features folders or folders of images that count as covered (runtime/known.py)
+    guard     leave out broken frames, and what was there for one frame alone (runtime/guard.py)
 
     A budget of at least the pool orders all of it. Raises UsageError for a call that cannot be meant, SourceClash for two
     sources of one name, SourceError where no frame could be judged, Interrupted once `stop()` says so.
@@ -104,7 +113,9 @@ def select(
         raise UsageError(f"-n {budget}: must be at least 1")
     manifest = encoder.bundle.manifest
     config = config or SELECTIONS.get(manifest.preset, SelectionConfig())
-    pool = read_pool(sources, encoder=encoder, recipe=recipe, config=config, features=features, watch=watch, stop=stop)
+    pool = read_pool(
+        sources, encoder=encoder, recipe=recipe, config=config, features=features, guard=guard, watch=watch, stop=stop
+    )
     covered = read_known(
         known,
         pool=pool.frames,
@@ -120,6 +131,7 @@ def select(
         frames=pool.frames,
         picks=tuple(picks),
         lost=pool.lost,
+        gated=pool.gated if guard else None,
         recipe=pool.recipe,
         config=config,
         first=first,
@@ -135,6 +147,7 @@ def read_pool(
     config: SelectionConfig | None = None,
     features: Features | None = None,
     embedding: bool = False,
+    guard: bool = False,
     watch: Observer,
     stop: Callable[[], bool] = lambda: False,
 ) -> Pool:
@@ -151,6 +164,10 @@ def read_pool(
             f"--strategy {config.strategy}: needs CLS embeddings, and {encoder.bundle.path} was exported with --no-cls. "
             "Export it without."
         )
+    if guard and features is not None:
+        raise UsageError(
+            "--guard looks at the frames themselves, and --features holds none of them. Leave one of the two out."
+        )
     for name, times in Counter(source.name for source in sources).items():
         if times > 1:
             raise SourceClash(
@@ -162,10 +179,12 @@ def read_pool(
         raw=config.metric == "euclidean",
         embedding=embedding or _asks_embedding(config),
         features=features,
+        guarded=guard,
         watch=watch,
         stop=stop,
         frames=[],
         lost=Counter(),
+        gated=Counter(),
     )
     with one_blas_thread():
         for source in sources:
@@ -174,28 +193,31 @@ def read_pool(
             for stored in list(features.sources.values()):
                 reader.read_stored(stored)
     if not reader.frames:
-        raise SourceError(f"none of the {reader.lost.total()} frames could be used ({_reasons(reader.lost)}).")
+        left_out = reader.lost + reader.gated
+        raise SourceError(f"none of the {left_out.total()} frames could be used ({_reasons(left_out)}).")
     if _asks_embedding(config) and any(frame.embedding is None for frame in reader.frames):
         raise UsageError(
             f"--strategy {config.strategy}: needs CLS embeddings, and the stored features have none. "
             "Use another --features."
         )
-    return Pool(frames=tuple(reader.frames), lost=dict(reader.lost), recipe=reader.recipe)
+    return Pool(frames=tuple(reader.frames), lost=dict(reader.lost), gated=dict(reader.gated), recipe=reader.recipe)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _PoolReader:
-    """Gathers `frames` and `lost`, source by source."""
+    """Gathers `frames`, `lost` and `gated`, source by source."""
 
     encoder: Encodes
     recipe: ClusterConfig
     raw: bool
     embedding: bool
     features: Features | None
+    guarded: bool
     watch: Observer
     stop: Callable[[], bool]
     frames: list[PoolFrame]
     lost: Counter[str]
+    gated: Counter[str]
 
     def read(self, source: Source) -> None:
         """All frames of a source: those that are stored first, which are its first, and then the rest of it."""
@@ -207,10 +229,15 @@ class _PoolReader:
             self._take_stored(stored)
             if stored.finished:
                 return
+        guard = Guard() if self.guarded else None
         for item in source.frames(after=-1 if stored is None else stored.cursor):
             try:
                 frame = usable(item)
+                if guard is not None:
+                    guard.before(frame)
                 encoded = self.encoder(frame.image)
+            except FrameGated as gate:
+                self.gated[gate.reason] += 1
             except FrameError as error:
                 if self.features is not None:
                     self.features.lose(item, error)
@@ -219,7 +246,7 @@ class _PoolReader:
                 record = record_of(frame)
                 if self.features is not None:
                     self.features.append(record, encoded)
-                self._judge(record, encoded)
+                self._judge(record, encoded, None if guard is None else partial(guard.counts, frame))
             self._step()
         if self.features is not None:
             self.features.finish(source.name)
@@ -242,9 +269,13 @@ class _PoolReader:
             self._judge(record, encoded)
             self._step()
 
-    def _judge(self, record: FrameRecord, encoded: Encoded) -> None:
+    def _judge(self, record: FrameRecord, encoded: Encoded, counts: Callable[[Rows], BoolArray] | None = None) -> None:
         try:
             frame = pool_frame(record, encoded, self.recipe, raw=self.raw, embedding=self.embedding)
+            if counts is not None:
+                frame = only_clusters(frame, counts(frame.clusters.rows))
+        except FrameGated as gate:
+            self.gated[gate.reason] += 1
         except FrameError as error:
             self._lose(record.id, error.reason, str(error))
         else:
@@ -371,7 +402,7 @@ def picks_json(
     selection: PoolSelection, sources: Sequence[NamedSource], bundle: Bundle, *, budget: int, seed: int
 ) -> dict[str, Any]:
     """The machine form of a selection (docs/formats.md)."""
-    manifest, config = bundle.manifest, selection.config
+    manifest, config, gated = bundle.manifest, selection.config, selection.gated or {}
     return {
         "schema": PICKS_SCHEMA,
         "producer": f"geal-edge {geal_edge.__version__}",
@@ -386,12 +417,15 @@ def picks_json(
         "first": selection.first,
         "budget": budget,
         "frames": {
-            "seen": len(selection.frames) + sum(selection.lost.values()),
+            "seen": len(selection.frames) + sum(selection.lost.values()) + sum(gated.values()),
             "lost": sum(selection.lost.values()),
+            "gated": sum(gated.values()),
             "known": len(selection.frames) - len(selection.known.open_units(selection.frames)),
             "selected": len(selection.picks),
         },
         "lost": selection.lost,
+        "guard": selection.gated is not None,
+        "gated": gated,
         "known": [
             {"path": known.path, "kind": known.kind, "frames": len(known.frames)} for known in selection.known.paths
         ],

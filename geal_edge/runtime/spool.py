@@ -9,12 +9,12 @@ On disk (mode 0700):
 
 spool.db, schema 1:
 
-    meta      key -> value: schema, producer, bundle digest, feature space, preset, grid, untrained
+    meta      key -> value: schema, producer, bundle digest, feature space, preset, grid, untrained, guard (where it is on)
     rounds    round, open, budget, max_retained, release
     units     unit (the number), round, state, levels, squared_novelty, radius, witness, nearest, evicted_by
     frames    frame, unit, id, source, frame_index, capture_time_ns, stored_ns, file, bytes, sha256, clusters, patch map
     deaths    round, level, natural, unit (the first unit not in it): levels that ended; the ladder starts without them
-    counters  name -> n: seen, not_new, gated, evicted, lost:<reason>
+    counters  name -> n: seen, not_new, evicted, lost:<reason>, gated:<reason>
     sources   name, kind, fingerprint, fps, cursor (last frame_index counted), finished, first_seen
     timeline  bucket -> frames, retained, lost, novelty, radius;   events: name, wall time, version, detail (newest 10,000)
 
@@ -50,6 +50,7 @@ import geal_edge
 from geal_edge.errors import (
     FeatureSpaceMismatch,
     FrameError,
+    FrameGated,
     Interrupted,
     SourceClash,
     SpoolDamaged,
@@ -90,6 +91,7 @@ class SpoolSettings:
     preset         its name
     grid           (rows, columns) of patches
     budget         selected units at most, in all for a spool of recorded sources
+    guard          whether broken and fleeting frames are gated
     """
 
     bundle: str
@@ -98,6 +100,7 @@ class SpoolSettings:
     grid: tuple[int, int]
     untrained: bool
     budget: int
+    guard: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,6 +168,7 @@ class Spool:
             "preset": self.settings.preset,
             "grid": json.dumps(self.settings.grid),
             "untrained": json.dumps(self.settings.untrained),
+            **({"guard": "true"} if self.settings.guard else {}),
         }
         if not is_created(self._db):
             self._require_no_frames()
@@ -189,6 +193,11 @@ class Spool:
             raise SpoolMismatch(
                 f"{self.path}: was filled with bundle {found['bundle'][:19]}, this one is {wanted['bundle'][:19]}. "
                 "Use the same bundle, or another --spool."
+            )
+        if ("guard" in found) != self.settings.guard:
+            raise SpoolMismatch(
+                f"{self.path}: was begun {'with' if 'guard' in found else 'without'} --guard. "
+                "Go on in the same way, or use another --spool."
             )
         self.round, budget = self._db.execute(
             "SELECT round, budget FROM rounds WHERE open ORDER BY round DESC LIMIT 1"
@@ -220,6 +229,7 @@ class Spool:
         self._new_events: list[tuple[str, int, str, str]] = []
         self._tombstones: list[tuple[int, str]] = []
         self._flushed_at = self._monotonic()
+        self._gated_last: tuple[str, int, str] | None = None  # source, frames seen then, reason
 
     def _recover(self) -> None:
         self._tombstones = list(
@@ -338,6 +348,17 @@ class Spool:
         self._count(f"lost:{error.reason}")
         self.timeline.add(lost=True)
         self.event("frame_lost", id=frame.id, reason=error.reason, detail=error.detail)
+        self._flush_when_due()
+
+    def gate(self, frame: Frame | LostFrame, gate: FrameGated) -> None:
+        """Count a frame that a gate held back, with its reason. A stretch of them is one event: a night must not push all
+        other events out."""
+        if (frame.source, self._counters["seen"], gate.reason) != self._gated_last:
+            self.event("frames_gated", id=frame.id, reason=gate.reason)
+        self._count_seen(frame.source, frame.frame_index)
+        self._count(f"gated:{gate.reason}")
+        self._gated_last = (frame.source, self._counters["seen"], gate.reason)
+        self.timeline.add(lost=True)
         self._flush_when_due()
 
     def finish_source(self, name: str) -> None:

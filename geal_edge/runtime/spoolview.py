@@ -252,7 +252,7 @@ class SpoolView:
         frames = {
             "seen": counters.get("seen", 0),
             "not_new": counters.get("not_new", 0),
-            "gated": counters.get("gated", 0),
+            "gated": sum(self.gated().values()),
             "lost": sum(lost.values()),
             "retained": retained,
             "selected": min(retained, self.budget),
@@ -261,6 +261,11 @@ class SpoolView:
             "evicted": counters.get("evicted", 0),
         }
         return frames, lost
+
+    def gated(self) -> dict[str, int]:
+        """Frames that a gate held back, by reason."""
+        rows = self._db.execute("SELECT substr(name, 7), n FROM counters WHERE name LIKE 'gated:%' ORDER BY name")
+        return dict(rows.fetchall())
 
     def status(self) -> dict[str, Any]:
         """The machine form of `status --json` (docs/formats.md)."""
@@ -275,6 +280,7 @@ class SpoolView:
             "untrained": self.untrained,
             "frames": frames,
             "lost": lost,
+            "gated": self.gated(),
             "budget": [{"unit": "frames", "period": None, "limit": self.budget, "spent": 0, "refills_in_s": None}],
             "rounds": [
                 {
