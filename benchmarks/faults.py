@@ -36,6 +36,7 @@ from geal_edge.runtime.persistence import only
 from geal_edge.runtime.pipeline import clusters_of
 from geal_edge.runtime.quality import Quality, quality
 from geal_edge.runtime.sources import open_source
+from geal_edge.runtime.threads import one_blas_thread
 
 GUARDS = ("none", "quality", "persistence", "both")
 
@@ -100,7 +101,7 @@ FAULTS: dict[str, Callable[[Image, np.random.Generator], Image]] = {
 
 
 def _bytes(values: Any) -> Image:
-    return np.clip(values, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(values, 0, 255), np.uint8)
 
 
 def _from_row(image: Image, other: Image, rng: np.random.Generator) -> Image:
@@ -205,6 +206,11 @@ def main() -> None:
     options = parser.parse_args()
     budgets = [int(word) for word in options.budgets.split(",")]
     bundle = Bundle.open(options.bundle)
+    with one_blas_thread():
+        run(options, bundle, budgets)
+
+
+def run(options: argparse.Namespace, bundle: Bundle, budgets: list[int]) -> None:
     with Encoder(bundle, OrtCpu(bundle.graph)) as encoder:
         clean, by_seed, ms = read(options, encoder)
     results: dict[str, Any] = {"gated": {}, "broken": {}, "which": {}, "clean": {}}

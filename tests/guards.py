@@ -11,7 +11,8 @@ def street(seed: int) -> Image:
     down, across = np.fft.fftfreq(180)[:, None], np.fft.rfftfreq(320)
     falling = 1.0 / np.maximum(np.hypot(down, across), 1 / 320) ** 1.1
     light = np.fft.irfft2(np.fft.rfft2(rng.normal(size=(180, 320))) * falling, s=(180, 320))
-    return np.clip(110 + 45 * light[..., None] / light.std() + rng.normal(0, 2, (180, 320, 3)), 0, 235).astype(np.uint8)
+    lit = 110 + 45 * light[..., None] / light.std() + rng.normal(0, 2, (180, 320, 3))
+    return np.asarray(np.clip(lit, 0, 235), np.uint8)
 
 
 def film(pictures: list[Image], *, topic: str | None = None, source: str = "memory") -> list[Frame]:

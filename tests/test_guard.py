@@ -8,6 +8,7 @@ from geal_edge.errors import FrameGated, Interrupted, SpoolMismatch, UsageError
 from geal_edge.runtime import pipeline, pool
 from geal_edge.runtime.clusters import KnowledgeClusters
 from geal_edge.runtime.features import Features
+from geal_edge.runtime.frame import usable
 from geal_edge.runtime.guard import Guard, guard_after
 from geal_edge.runtime.observer import Silent
 from geal_edge.runtime.persistence import RHO, WINDOW, only, persists
@@ -31,14 +32,14 @@ def outcome(path):
 
 def drive_with_faults() -> MemorySource:
     """A drawn drive of which every ninth frame is broken, and one stands still."""
-    frames = list(open_source("drawn:1:70").frames())
+    frames = [usable(item) for item in open_source("drawn:1:70").frames()]
     rng = np.random.default_rng(0)
     for i in range(8, 70, 9):
         kind = list(FAULTS.values())[i % len(FAULTS)]
         frames[i] = replace(frames[i], image=kind(frames[i].image, rng))
     for i in range(30, 36):
         frames[i] = replace(frames[i], image=frames[30].image)
-    return MemorySource(frames, name=frames[0].source)
+    return MemorySource(list(frames), name=frames[0].source)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -111,7 +112,7 @@ def test_a_guard_that_is_shown_the_last_frames_again_judges_as_one_that_saw_all(
 
     def verdicts(guard, after):
         told = []
-        for frame in source.frames(after=after):
+        for frame in map(usable, source.frames(after=after)):
             try:
                 guard.before(frame)
                 told.append(guard.counts(frame, clusters_of(frame, encoder).rows).tolist())

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from benchmarks.faults import FAULTS
+from geal_edge.runtime.frame import usable
 from geal_edge.runtime.quality import Limits, fault, quality
 from geal_edge.runtime.sources import open_source
 from tests.guards import street
@@ -63,4 +64,4 @@ def test_one_changed_pixel_of_the_copy_is_another_fingerprint():
 def test_recorded_drives_of_every_light_and_weather_are_not_called_broken(shared):
     for drive in ("night_rural_1080p", "wet_country_road", "us_highway_winter", "highway_dusk", "city_dashcam"):
         frames = open_source(str(shared / "data" / "drives" / f"{drive}.mp4"), fps=0.5).frames()
-        assert {fault(quality(frame.image)) for frame in frames} == {None}, drive
+        assert {fault(quality(usable(item).image)) for item in frames} == {None}, drive

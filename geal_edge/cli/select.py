@@ -89,7 +89,8 @@ def select(
         Strategy,
         typer.Option(
             help="The method, or what it is measured against: at random, evenly in time, every n-th frame, "
-            "K-Center-Greedy over one vector per frame.",
+            "K-Center-Greedy over one vector per frame. Or another goal: the smallest mean distance, or farthest first "
+            "where frames are many.",
             rich_help_panel=SELECTION,
         ),
     ] = "geal",

@@ -347,6 +347,14 @@ def choose(
             metric="cosine" if config.strategy == "coreset-cosine" else "euclidean",
             on_pick=on_pick,
         )
+    elif config.strategy == "facility-location":
+        order = baselines.facility_location(
+            rows, offsets, budget, units=units, known=covered, seed=seed, on_pick=on_pick
+        )
+    elif config.strategy == "density":
+        order = baselines.density_aware(
+            rows, offsets, budget, first=begin, units=units, known=covered, seed=seed, on_pick=on_pick
+        )
     elif config.sampling == "probability":
         return kcenter.sample_by_distance(
             rows,
@@ -376,7 +384,7 @@ def _asks_embedding(config: SelectionConfig) -> bool:
 
 def _unit_of(id_: str, pool: Pool, units: list[int], config: SelectionConfig) -> int:
     """The unit of the frame that the user wants to begin with."""
-    if config.strategy in ("random", "uniform", "every-nth"):
+    if config.strategy in ("random", "uniform", "every-nth", "facility-location"):
         raise UsageError(f"--first {id_}: --strategy {config.strategy} does not begin with a frame of one's choice.")
     by_id = {pool.frames[unit].id: unit for unit in units}
     if id_ in by_id:
