@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks.faults import FAULTS
+from geal_edge.config import SelectionConfig
 from geal_edge.errors import FrameGated, Interrupted, SpoolMismatch, UsageError
 from geal_edge.runtime import pipeline, pool
 from geal_edge.runtime.clusters import KnowledgeClusters
@@ -32,9 +33,9 @@ def outcome(path):
 
 def drive_with_faults() -> MemorySource:
     """A drawn drive of which every ninth frame is broken, and one stands still."""
-    frames = [usable(item) for item in open_source("drawn:1:70").frames()]
+    frames = [usable(item) for item in open_source("drawn:1:50").frames()]
     rng = np.random.default_rng(0)
-    for i in range(8, 70, 9):
+    for i in range(8, 50, 9):
         kind = list(FAULTS.values())[i % len(FAULTS)]
         frames[i] = replace(frames[i], image=kind(frames[i].image, rng))
     for i in range(30, 36):
@@ -122,7 +123,7 @@ def test_a_guard_that_is_shown_the_last_frames_again_judges_as_one_that_saw_all(
 
     whole = verdicts(Guard(), -1)
     assert {"frozen", "fleeting"} < {reason for reason in whole if isinstance(reason, str)}
-    for cursor in (-1, 0, 3, 8, 32, 35, 44, 68):
+    for cursor in (0, 8, 32, 35, 48):
         again = guard_after(source, cursor, lambda frame: clusters_of(frame, encoder))
         assert verdicts(again, cursor) == whole[cursor + 1 :]
 
@@ -134,14 +135,14 @@ def test_a_guarded_run_counts_every_frame_once_and_goes_on_as_if_never_stopped(e
         pipeline.run([source], encoder=encoder, spool_path=path, budget=5, guard=True, watch=Silent(), **more)
 
     run(tmp_path / "whole")
-    for n in (10, 24, 9):
+    for n in (10, 24):
         with pytest.raises(Interrupted):
             run(tmp_path / "parts", stop=StopAfter(n))
     run(tmp_path / "parts")
     listed, (counts, _), gated, certificate = outcome(tmp_path / "whole")
     assert (listed, (counts, {}), gated, certificate) == outcome(tmp_path / "parts")
-    assert counts["gated"] == sum(gated.values()) >= 9
-    broken = set(range(8, 70, 9))
+    assert counts["gated"] == sum(gated.values()) >= 6
+    broken = set(range(8, 50, 9))
     assert not broken & {line["frame_index"] for line in listed}
     with open_view(tmp_path / "whole") as view:
         assert {event["reason"] for event in view.events() if event["name"] == "frames_gated"} == set(gated)
@@ -162,11 +163,23 @@ def test_a_guarded_selection_picks_no_broken_frame_and_its_file_says_what_was_ga
     source = drive_with_faults()
     selection = pool.select([source], encoder=encoder, budget=200, guard=True, watch=Silent())
     told = pool.picks_json(selection, [source], tiny_bundle, budget=200, seed=0)
-    assert not set(range(8, 70, 9)) & {pick["frame_index"] for pick in told["picks"]}
+    assert not set(range(8, 50, 9)) & {pick["frame_index"] for pick in told["picks"]}
     frames = told["frames"]
-    assert frames["seen"] == 70 == len(told["picks"]) + frames["gated"]
+    assert frames["seen"] == 50 == len(told["picks"]) + frames["gated"]
     assert frames["gated"] == sum(told["gated"].values())
     assert told["guard"] is True
+
+
+def test_raw_clusters_are_left_out_with_their_rows(encoder):
+    selection = pool.select(
+        [drive_with_faults()],
+        encoder=encoder,
+        budget=3,
+        config=SelectionConfig(metric="euclidean"),
+        guard=True,
+        watch=Silent(),
+    )
+    assert all(len(frame.rows) == len(frame.clusters.rows) for frame in selection.frames)
 
 
 def test_a_guard_needs_pictures_and_stored_features_have_none(encoder, tiny_bundle, tmp_path):
