@@ -10,7 +10,9 @@ RatioRule: TypeAlias = Literal["reach", "paper"]
 KMeansStart: TypeAlias = Literal["farthest", "random"]
 ResizeFilter: TypeAlias = Literal["pil_bicubic", "area"]
 Preset: TypeAlias = Literal["geal", "freesel", "pet"]
-Strategy: TypeAlias = Literal["geal", "random", "uniform", "every-nth", "coreset-cosine", "coreset-euclidean"]
+Strategy: TypeAlias = Literal[
+    "geal", "random", "uniform", "every-nth", "coreset-cosine", "coreset-euclidean", "facility-location", "density"
+]
 Sampling: TypeAlias = Literal["farthest", "probability"]
 Reduction: TypeAlias = Literal["max", "mean"]
 

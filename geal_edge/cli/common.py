@@ -37,6 +37,14 @@ Fps: TypeAlias = Annotated[
     float | None,
     typer.Option(help="Look at this many frames per second of a video; the others are not seen at all."),
 ]
+Guard: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--guard",
+        help="Gate broken frames (dark, blurred, covered, frozen, ...), and what is seen in one frame alone. For recordings "
+        "of a drive, not for single pictures.",
+    ),
+]
 Topics: TypeAlias = Annotated[
     list[str] | None,
     typer.Option("--topic", help="Image topic of a ROS bag, by name or glob; again for more. Default: the only one."),

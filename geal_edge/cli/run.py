@@ -10,6 +10,7 @@ from geal_edge.cli.common import (
     BundleFolder,
     Fps,
     Group,
+    Guard,
     Name,
     Quiet,
     Sources,
@@ -47,6 +48,7 @@ def run(
     again: Annotated[
         bool, typer.Option("--again", help="Read sources from their start that were read before.")
     ] = False,
+    guard: Guard = False,
     threads: Threads = None,
     quiet: Quiet = False,
 ) -> None:
@@ -69,6 +71,7 @@ def run(
                 group_s=group,
                 encoding=encoding,
                 again=again,
+                guard=guard,
                 watch=watch,
                 stop=stop,
             )
@@ -84,9 +87,10 @@ def run(
 def result_lines(view: SpoolView, spool: Path) -> Iterator[str]:
     """What a run came to, for people."""
     frames, _ = view.counts()
+    gated = f"{frames['gated']} gated, " if frames["gated"] else ""
     units = "" if view.group_s is None else f" units, of which {view.units()['selected']} are selected"
     yield (
         f"{frames['selected']} of {frames['seen']} frames selected, budget {view.budget}{units} "
-        f"({frames['not_new']} not new, {frames['evicted']} evicted, {frames['lost']} lost): {spool}"
+        f"({frames['not_new']} not new, {frames['evicted']} evicted, {gated}{frames['lost']} lost): {spool}"
     )
     yield certificate_words(view.certificate(), frames["selected"])

@@ -12,6 +12,7 @@ from geal_edge.cli.common import (
     BundleFolder,
     Fps,
     Group,
+    Guard,
     Name,
     Quiet,
     Terminal,
@@ -90,7 +91,8 @@ def select(
         Strategy,
         typer.Option(
             help="The method, or what it is measured against: at random, evenly in time, every n-th frame, "
-            "K-Center-Greedy over one vector per frame.",
+            "K-Center-Greedy over one vector per frame. Or another goal: the smallest mean distance, or farthest first "
+            "where frames are many.",
             rich_help_panel=SELECTION,
         ),
     ] = "geal",
@@ -139,6 +141,7 @@ def select(
     kmeans_metric: Annotated[
         Metric | None, typer.Option(help="Distance within a frame.", rich_help_panel=CLUSTERS)
     ] = None,
+    guard: Guard = False,
     threads: Threads = None,
     quiet: Quiet = False,
 ) -> None:
@@ -178,6 +181,7 @@ def select(
             config=config,
             features=store,
             known=known or [],
+            guard=guard,
             watch=watch,
             stop=stop,
         )
@@ -188,9 +192,11 @@ def select(
         pool.write_picks(out, picks)
         frames = picks["frames"]
         already = f", {frames['known']} known" if known else ""
+        gated = f", {frames['gated']} gated" if guard else ""
         units = "" if group is None else f" in {len(selection.picks)} units"
         watch.say(
-            f"{frames['selected']} of {frames['seen']} frames selected{units}{already}, {frames['lost']} lost: {out}"
+            f"{frames['selected']} of {frames['seen']} frames selected{units}{already}{gated}, "
+            f"{frames['lost']} lost: {out}"
         )
         if len(selection.picks) < budget:
             which = "could be judged and were not known" if known else "could be judged"
