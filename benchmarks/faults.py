@@ -4,10 +4,10 @@
 
 A seed draws which frames are broken (5 % of them, in stretches of one or three) and how: black, white, flare, frozen, half
 covered, block noise, a decode cut off, heavy blur, a colour channel of noise, a dead colour channel. Each drive is selected
-from as a pool and as a stream, with no guard, with the signals of the pixels alone, with persistence alone, and with both
-(`--guard`). Printed: the share of the budget that went to broken frames, and which they were; what the guards do to the same
-drive when nothing is broken (cover radius and mean cover over all its clusters, those that did not count too); real frames
-gated per source and reason; milliseconds per frame. Median over the seeds, with the 10th and 90th percentile.
+from as a pool and as a stream, with no guard, with the signals of the pixels (`--guard pixels`), with persistence alone, and
+with both (`--guard all`). Printed: the share of the budget that went to broken frames, and which they were; what the guards
+do to the same drive when nothing is broken (cover radius and mean cover over all its clusters, those that did not count too);
+real frames gated per source and reason; milliseconds per frame. Median over the seeds, with the 10th and 90th percentile.
 """
 
 import argparse
@@ -38,7 +38,7 @@ from geal_edge.runtime.quality import Quality, quality
 from geal_edge.runtime.sources import open_source
 from geal_edge.runtime.threads import one_blas_thread
 
-GUARDS = ("none", "quality", "persistence", "both")
+GUARDS = ("none", "pixels", "persistence", "all")
 
 
 def black(image: Image, rng: np.random.Generator) -> Image:
@@ -134,20 +134,20 @@ def plan(count: int, share: float, seed: int) -> dict[int, str]:
 class Asked(Guard):
     """The guard, or one of its halves."""
 
-    def __init__(self, kind: str) -> None:
-        super().__init__()
-        self._kind = kind
+    def __init__(self, asked: str) -> None:
+        super().__init__("all")
+        self._asked = asked
 
     def clusters(self, seen: Seen) -> KnowledgeClusters | str:
         """What counts of a frame, or the reason why it is gated."""
-        if self._kind == "none":
+        if self._asked == "none":
             return seen.clusters
         try:
             self.weigh(seen.frame, seen.quality)
         except FrameGated as gate:
-            if self._kind != "persistence":
+            if self._asked != "persistence":
                 return gate.reason
-        if self._kind == "quality":
+        if self._asked == "pixels":
             return seen.clusters
         try:
             return only(seen.clusters, self.counts(seen.frame, seen.clusters.rows))
@@ -215,7 +215,7 @@ def run(options: argparse.Namespace, bundle: Bundle, budgets: list[int]) -> None
         clean, by_seed, ms = read(options, encoder)
     results: dict[str, Any] = {"gated": {}, "broken": {}, "which": {}, "clean": {}}
     for drive in clean:
-        results["gated"][drive[0].frame.source] = {"frames": len(drive), **guarded([drive], "both")[1]}
+        results["gated"][drive[0].frame.source] = {"frames": len(drive), **guarded([drive], "all")[1]}
     for kind in GUARDS:
         for budget in budgets:
             measure(results, f"{kind}, {budget}", kind, budget, clean, by_seed)
@@ -305,7 +305,7 @@ def show(results: dict[str, Any], facts: dict[str, Any], ms: dict[str, float]) -
                 f"  {name:<16} {way:<7} broken {words(share)} % of the budget   "
                 f"clean: radius {words(clean['radius'])}, mean cover {words(clean['mean'])}   {results['which'][name][way]}"
             )
-    print("\nreal frames gated by both")
+    print("\nreal frames gated by `all`")
     for source, counts in results["gated"].items():
         print(f"  {source:<32} {counts}")
 

@@ -118,11 +118,11 @@ def test_a_pool_smaller_than_the_budget_is_said(cli, tiny_bundle, tmp_path):
 
 
 def test_a_guard_says_how_many_frames_it_gated_and_why(cli, tiny_bundle, tmp_path):
-    words = (DRIVE, "--bundle", tiny_bundle.path, "--budget", 5, "--guard")
+    words = (DRIVE, "--bundle", tiny_bundle.path, "--budget", 5, "--guard", "all")
     assert " gated, 0 lost" in cli("run", *words, "--spool", tmp_path / "s")[1]
     assert "  gated     1 fleeting\n" in cli("status", tmp_path / "s")[1]
     assert " gated, 0 lost" in cli("select", *words, "-o", tmp_path / "picks.json")[1]
-    assert cli("run", *words[:-1], "--spool", tmp_path / "s")[0] == 15
+    assert cli("run", *words[:-1], "pixels", "--spool", tmp_path / "s")[0] == 15
 
 
 def test_report_writes_a_page_from_a_spool_and_from_picks(cli, spool, tiny_bundle, tmp_path):

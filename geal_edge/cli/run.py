@@ -48,7 +48,7 @@ def run(
     again: Annotated[
         bool, typer.Option("--again", help="Read sources from their start that were read before.")
     ] = False,
-    guard: Guard = False,
+    guard: Guard = None,
     threads: Threads = None,
     quiet: Quiet = False,
 ) -> None:

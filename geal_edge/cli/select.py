@@ -141,7 +141,7 @@ def select(
     kmeans_metric: Annotated[
         Metric | None, typer.Option(help="Distance within a frame.", rich_help_panel=CLUSTERS)
     ] = None,
-    guard: Guard = False,
+    guard: Guard = None,
     threads: Threads = None,
     quiet: Quiet = False,
 ) -> None:

@@ -1,10 +1,12 @@
-"""The guard of a stream of frames (`--guard`): what is broken is gated, what was there for one frame alone does not count.
+"""The guard of a stream of frames: what is broken is gated, and what was there for one frame alone does not count.
 
     frame -> quality -> encoder -> knowledge clusters -> persistence -> selector
 
-Before the encoder a frame is refused for its pixels (quality.py) or for being the same picture over and over (`frozen`);
-after it, clusters that nothing near came before do not count (persistence.py), and a frame of which none counts is refused as
-`fleeting`. Refused frames are gated: they count as seen, with their reason, and no decision sees them.
+Before the encoder a frame is refused for its pixels (quality.py) or for being the same picture over and over (`frozen`):
+that is all of `--guard pixels`, and costs no cover on the drives that were measured (`python -m benchmarks.faults`). With
+`--guard all`, which costs some, clusters that nothing near came before do not count (persistence.py) after the encoder, and a
+frame of which none counts is refused as `fleeting`. Refused frames are gated: they count as seen, with their reason, and no
+decision sees them.
 
 Cameras (topics of one recording) are guarded each by itself. What the guard remembers reaches back `DEPTH` frames of a camera
 and is not stored: `guard_after` shows it those frames again, so that a resumed source is judged as in one uninterrupted run.
@@ -14,6 +16,9 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
+
+from geal_edge.config import GuardKind
 from geal_edge.errors import FrameError, FrameGated
 from geal_edge.runtime.clusters import KnowledgeClusters, Rows
 from geal_edge.runtime.frame import Frame
@@ -41,8 +46,10 @@ class _Camera:
 class Guard:
     """Ask `before` and then `counts` of every frame that could be read, in order.
 
+    kind  `pixels`: every cluster counts; `all`: those that persist
+
     >>> import numpy as np
-    >>> guard = Guard()
+    >>> guard = Guard("all")
     >>> street = np.random.default_rng(0).normal(0, 9, (90, 320, 3)).cumsum(axis=1).clip(-90, 90) + 120
     >>> frame = Frame(id="f", source="s", frame_index=0, capture_time_ns=None, image=street.astype(np.uint8))
     >>> for _ in range(4):
@@ -57,7 +64,8 @@ class Guard:
     frozen
     """
 
-    def __init__(self) -> None:
+    def __init__(self, kind: GuardKind) -> None:
+        self.kind = kind
         self._cameras: dict[str | None, _Camera] = {}
 
     def before(self, frame: Frame) -> None:
@@ -76,6 +84,8 @@ class Guard:
 
     def counts(self, frame: Frame, rows: Rows) -> BoolArray:
         """Which of a frame's clusters (C, D) count, bool (C,), at least one. Raises FrameGated where none does."""
+        if self.kind == "pixels":
+            return np.ones(len(rows), bool)
         camera = self._cameras[frame.topic]
         counts = persists(rows, [known for known in list(camera.frames)[:-1] if known is not None])
         camera.frames[-1] = rows
@@ -84,16 +94,19 @@ class Guard:
         return counts
 
 
-def guard_after(source: Source, cursor: int, clusters_of: Callable[[Frame], KnowledgeClusters]) -> Guard:
+def guard_after(
+    source: Source, cursor: int, kind: GuardKind, clusters_of: Callable[[Frame], KnowledgeClusters]
+) -> Guard:
     """The guard as it was when the frame at `cursor` (a frame_index; -1: none) had been judged.
 
-    Reads at least the last `DEPTH` frames of each camera again, and encodes them.
+    Reads at least the last `DEPTH` frames of each camera again; `all` encodes them too.
     """
-    guard = Guard()
+    guard = Guard(kind)
     for frame in _last_frames(source, cursor):
         try:
             guard.before(frame)
-            guard.counts(frame, clusters_of(frame).rows)
+            if kind == "all":
+                guard.counts(frame, clusters_of(frame).rows)
         except FrameError:
             pass  # lost or gated then, and so now
     return guard

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from geal_edge.config import GuardKind
 from geal_edge.errors import FrameError, FrameGated
 from geal_edge.models.bundle import Bundle
 from geal_edge.models.preprocess import aspect_warning
@@ -113,7 +114,7 @@ def run(
     group_s: float | None = None,
     encoding: Encoding = "jpg",
     again: bool = False,
-    guard: bool = False,
+    guard: GuardKind | None = None,
     watch: Observer,
     stop: Stop | None = None,
 ) -> RunResult:
@@ -121,7 +122,7 @@ def run(
 
     The spool's one round is open: further sources continue it, a finished one is read anew only with `again`. With
     `group_s` frames of several topics whose capture times lie within so many seconds are one unit (units.py). With `guard`
-    broken frames and what was there for one frame alone are not judged (guard.py).
+    broken frames are not judged, nor with `all` what was there for one frame alone (guard.py).
     Raises Interrupted, SourceClash before anything is read where two sources have one name, and whatever opening a spool
     or a source raises.
     """
@@ -149,13 +150,15 @@ def run(
                 spool=spool,
                 watch=watch,
                 stop=stop or Stop(),
-                guard=guard_after(source, state.cursor, lambda frame: clusters_of(frame, encoder)) if guard else None,
+                guard=guard and guard_after(source, state.cursor, guard, lambda frame: clusters_of(frame, encoder)),
             )
             finished.append(source.name)
     return RunResult(finished=tuple(finished), skipped=tuple(skipped))
 
 
-def spool_settings(bundle: Bundle, budget: int, group_s: float | None = None, *, guard: bool = False) -> SpoolSettings:
+def spool_settings(
+    bundle: Bundle, budget: int, group_s: float | None = None, *, guard: GuardKind | None = None
+) -> SpoolSettings:
     """What a spool filled from this bundle must agree with for ever."""
     manifest = bundle.manifest
     return SpoolSettings(

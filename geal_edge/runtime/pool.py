@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 import geal_edge
-from geal_edge.config import PRESETS, SELECTIONS, ClusterConfig, SelectionConfig
+from geal_edge.config import PRESETS, SELECTIONS, ClusterConfig, GuardKind, SelectionConfig
 from geal_edge.errors import FrameError, FrameGated, Interrupted, SourceClash, SourceError, UsageError
 from geal_edge.models.bundle import Bundle, feature_space
 from geal_edge.runtime import baselines, durable, kcenter
@@ -73,7 +73,7 @@ class PoolSelection:
     units   runs of indices into them
     picks   indices of units, in the order of the strategy; under the method, the greedy order
     lost    reason -> n
-    gated   reason -> n; None where nothing was guarded
+    gated   reason -> n
     group_s  the tolerance that formed units of several frames; None: every frame is a unit
     first   the id that the user began with, None where it was drawn or followed from `known`
     """
@@ -82,7 +82,8 @@ class PoolSelection:
     units: tuple[range, ...]
     picks: tuple[Pick, ...]
     lost: dict[str, int]
-    gated: dict[str, int] | None
+    gated: dict[str, int]
+    guard: GuardKind | None
     group_s: float | None
     recipe: ClusterConfig
     config: SelectionConfig
@@ -102,7 +103,7 @@ def select(
     config: SelectionConfig | None = None,
     features: Features | None = None,
     known: Sequence[Path] = (),
-    guard: bool = False,
+    guard: GuardKind | None = None,
     watch: Observer,
     stop: Callable[[], bool] = lambda: False,
 ) -> PoolSelection:
@@ -116,7 +117,7 @@ def select(
     config    how frames are ordered; default: as the bundle's preset does
     features  read from there what is stored, and store what is not; with no sources: all that is stored
     known     picks files, spools, features folders or folders of images that count as covered (runtime/known.py)
-    guard     leave out broken frames, and what was there for one frame alone (runtime/guard.py)
+    guard     leave out broken frames, and with `all` what was there for one frame alone (runtime/guard.py)
 
     A budget of at least the pool orders all of it. Raises UsageError for a call that cannot be meant, SourceClash for two
     sources of one name, SourceError where no frame could be judged, Interrupted once `stop()` says so.
@@ -153,7 +154,8 @@ def select(
         picks=tuple(picks),
         lost=pool.lost,
         group_s=group_s,
-        gated=pool.gated if guard else None,
+        gated=pool.gated,
+        guard=guard,
         recipe=pool.recipe,
         config=config,
         first=first,
@@ -170,7 +172,7 @@ def read_pool(
     config: SelectionConfig | None = None,
     features: Features | None = None,
     embedding: bool = False,
-    guard: bool = False,
+    guard: GuardKind | None = None,
     watch: Observer,
     stop: Callable[[], bool] = lambda: False,
 ) -> Pool:
@@ -187,9 +189,9 @@ def read_pool(
             f"--strategy {config.strategy}: needs CLS embeddings, and {encoder.bundle.path} was exported with --no-cls. "
             "Export it without."
         )
-    if guard and features is not None:
+    if guard is not None and features is not None:
         raise UsageError(
-            "--guard looks at the frames themselves, and --features holds none of them. Leave one of the two out."
+            f"--guard {guard}: looks at the frames themselves, and --features holds none of them. Leave one of the two out."
         )
     for name, times in Counter(source.name for source in sources).items():
         if times > 1:
@@ -202,7 +204,7 @@ def read_pool(
         raw=config.metric == "euclidean",
         embedding=embedding or _asks_embedding(config),
         features=features,
-        guarded=guard,
+        guard=guard,
         watch=watch,
         stop=stop,
         frames=[],
@@ -272,7 +274,7 @@ class _PoolReader:
     raw: bool
     embedding: bool
     features: Features | None
-    guarded: bool
+    guard: GuardKind | None
     watch: Observer
     stop: Callable[[], bool]
     frames: list[PoolFrame]
@@ -290,7 +292,7 @@ class _PoolReader:
             self._take_stored(stored)
             if stored.finished:
                 return
-        guard = Guard() if self.guarded else None
+        guard = None if self.guard is None else Guard(self.guard)
         for item in source.frames(after=-1 if stored is None else stored.cursor):
             try:
                 frame = usable(item)
@@ -479,7 +481,7 @@ def picks_json(
     selection: PoolSelection, sources: Sequence[NamedSource], bundle: Bundle, *, budget: int, seed: int
 ) -> dict[str, Any]:
     """The machine form of a selection (docs/formats.md)."""
-    manifest, config, gated = bundle.manifest, selection.config, selection.gated or {}
+    manifest, config = bundle.manifest, selection.config
     open_frames = set(selection.known.open_frames(selection.frames))
     picks = [
         line
@@ -508,15 +510,15 @@ def picks_json(
             }
         ),
         "frames": {
-            "seen": len(selection.frames) + sum(selection.lost.values()) + sum(gated.values()),
+            "seen": len(selection.frames) + sum(selection.lost.values()) + sum(selection.gated.values()),
             "lost": sum(selection.lost.values()),
-            "gated": sum(gated.values()),
+            "gated": sum(selection.gated.values()),
             "known": len(selection.frames) - len(open_frames),
             "selected": len(picks),
         },
         "lost": selection.lost,
-        "guard": selection.gated is not None,
-        "gated": gated,
+        "guard": selection.guard,
+        "gated": selection.gated,
         "known": [
             {"path": known.path, "kind": known.kind, "frames": len(known.frames)} for known in selection.known.paths
         ],

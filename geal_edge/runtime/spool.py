@@ -55,6 +55,7 @@ from typing import Any
 import numpy as np
 
 import geal_edge
+from geal_edge.config import GuardKind
 from geal_edge.errors import (
     FeatureSpaceMismatch,
     Interrupted,
@@ -107,7 +108,7 @@ class SpoolSettings:
     release        when selected units become final (release.py); recorded sources: at the end of their one round
     length_s       how long a round lasts, in seconds of the clock that rounds run on; None: until it is ended
     group_s        the tolerance that forms units, in seconds (units.py); None: every frame is a unit
-    guard          whether broken and fleeting frames are gated
+    guard          which frames are gated (guard.py); None: none
     """
 
     bundle: str
@@ -119,7 +120,7 @@ class SpoolSettings:
     release: ReleaseRule = "round_end"
     length_s: float | None = None
     group_s: float | None = None
-    guard: bool = False
+    guard: GuardKind | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,8 +204,8 @@ class Spool:
         }
         if self.settings.group_s is not None:
             wanted["group_s"] = json.dumps(float(self.settings.group_s))
-        if self.settings.guard:
-            wanted["guard"] = "true"
+        if self.settings.guard is not None:
+            wanted["guard"] = self.settings.guard
         if not is_created(self._db):
             self._require_no_frames()
             with self._transaction():
@@ -232,10 +233,10 @@ class Spool:
                 f"{self.path}: its units were formed with {was}, now it is {now}. Its budget counts such units: "
                 f"go on with {was}, or use another --spool."
             )
-        if ("guard" in found) != self.settings.guard:
+        if found.get("guard") != wanted.get("guard"):
+            was, now = (_guard_words(meta.get("guard")) for meta in (found, wanted))
             raise SpoolMismatch(
-                f"{self.path}: was begun {'with' if 'guard' in found else 'without'} --guard. "
-                "Go on in the same way, or use another --spool."
+                f"{self.path}: its frames were judged with {was}, now it is {now}. Go on with {was}, or use another --spool."
             )
         if self._db.execute("SELECT 1 FROM rounds WHERE open").fetchone() is None:
             self._begin_next_round()
@@ -646,6 +647,10 @@ def _rule_words(release: str, length_s: float | None) -> str:
 
 def _group_words(group_s: str | None) -> str:
     return "no --group" if group_s is None else f"--group {float(group_s):g}"
+
+
+def _guard_words(guard: str | None) -> str:
+    return "no --guard" if guard is None else f"--guard {guard}"
 
 
 def _fps_words(fps: float | None) -> str:
