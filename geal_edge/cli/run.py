@@ -58,6 +58,8 @@ def run(
 
     All cameras of one instant as one: `geal-edge run drive.mcap --topic '/cam_*' --group 0.02 --bundle bundle --spool spool
     --budget 50`
+
+    With no broken frames in it: `geal-edge run drive.mp4 --bundle bundle --spool spool --budget 50 --guard pixels`
     """
     opened = open_sources(sources, name=name, fps=fps, topics=topic, group_s=group)
     with Terminal(quiet=quiet) as watch, stopping_well() as stop:
