@@ -21,20 +21,22 @@ Float32: TypeAlias = npt.NDArray[np.float32]
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
 
 BLOCK_ROWS = 8192
-BLOCK_CENTRES = 512
+BLOCK_CENTRES = 128
 FIRST_CENTRES = 64
 """Every row is compared with the first so many."""
 WORKING_SET = 8192
 """Rows of the largest bounds that are looked at together."""
-FRESH_ROWS = 1024
+FRESH_ROWS = 256
 """Rows whose distance is up to date, at most: with every pick they are compared with its centres."""
 SETTLED_ROWS = 1024
 LARGE_BLOCK = 2048
-HINTED_ROWS = 256
+HINTED_ROWS = 512
 SCANNED_ROWS = 32
 """Rows at a time that are compared with all they have not seen: one of a cell, since the others may follow from a hint."""
-HINTS = 8
+HINTS = 32
 HINT_ROUNDS = 4
+HINT_STEPS = ((1, 3), (3, 9), (9, HINTS + 1))
+"""So many back: the newest hints are asked first, and mostly settle it."""
 
 
 class Bounds:
@@ -89,8 +91,14 @@ class Bounds:
     def add_own(self, own: IntArray) -> None:
         """These rows of the pool become centres. Rows of the cells from which they come will ask them first."""
         begin = self.count
+        old = self.cell[own]
+        if begin:
+            self.hint(own, self.padded(own), 0.0)
         self.add(self.rows[own])
         if begin:
+            new = np.arange(begin, self.count, dtype=np.int32)
+            self._remember(old, new)
+            self._remember(self.cell[own], new)
             self._remember(self.cell[own], np.arange(begin, self.count, dtype=np.int32))
 
     def padded(self, rows: IntArray) -> Float32:
@@ -107,31 +115,26 @@ class Bounds:
         self.evaluations += affinity.size
         if limits is not None and limits.min() < end:
             affinity[np.arange(begin, end) >= limits[:, None]] = -np.inf
-        best = affinity.max(axis=1)
-        closer = np.flatnonzero(self.squares[rows] - 2.0 * best - 2.0 * self._slack < self.bound[rows])
-        if not len(closer):
-            return
-        # The nearest centre by fp32, and those that fp32 cannot tell from it.
-        which, centre = np.nonzero(affinity[closer] >= (best[closer] - 2.0 * self._slack)[:, None])
-        which = closer[which]
-        self._tighten(rows, x, which, centre + begin)
+        self._tighten_by(rows, x, np.arange(len(rows)), affinity, np.arange(begin, end)[None])
 
     def hint(self, rows: IntArray, x: Float32, floor: float) -> None:
         """Tighten the bounds of `rows` by the hints of their cells, newest first, as far as they are not below `floor`."""
         left = np.arange(len(rows))
         for _ in range(HINT_ROUNDS):
             cells = self.cell[rows[left]]
-            for back in range(1, HINTS + 1):
-                hints = self._hints[cells, (self._hinted[cells] - back) % HINTS]
-                asks = hints >= self.seen[rows[left]]
-                if asks.any():
-                    which, centre = left[asks], hints[asks]
-                    affinity = np.einsum("ij,ij->i", x[which], self._centres[centre])
-                    self.evaluations += len(which)
-                    near = self.squares[rows[which]] - 2.0 * affinity - 2.0 * self._slack < self.bound[rows[which]]
-                    self._tighten(rows, x, which[near], centre[near])
-                    stay = self.bound[rows[left]] >= floor
-                    left, cells = left[stay], cells[stay]
+            for newest, oldest in HINT_STEPS:
+                back = np.arange(newest, oldest)
+                hints = self._hints[cells[:, None], (self._hinted[cells][:, None] - back) % HINTS]
+                which, column = np.nonzero(hints >= self.seen[rows[left]][:, None])
+                if not len(which):  # the others are older still
+                    break
+                centre = hints[which, column]
+                affinity = np.full(hints.shape, -np.inf, np.float32)
+                affinity[which, column] = np.einsum("ij,ij->i", x[left[which]], self._centres[centre])
+                self.evaluations += len(which)
+                self._tighten_by(rows, x, left, affinity, hints)
+                stay = self.bound[rows[left]] >= floor
+                left, cells = left[stay], cells[stay]
                 if not len(left):
                     return
             left = left[self.cell[rows[left]] != cells]  # a nearer cell has other hints
@@ -147,7 +150,7 @@ class Bounds:
         left = np.flatnonzero(self.bound[rows] > 0.0)
         begin = int(self.seen[rows[left]].min(initial=self.count))
         while begin < self.count and len(left):
-            end = min(begin + BLOCK_CENTRES, self.count)
+            end = min(begin + max(BLOCK_CENTRES, begin // 16), self.count)  # long scans in fewer steps
             now = left[self.seen[rows[left]] < end]
             self.compare(rows[now], x[now], begin, end)
             self.seen[rows[now]] = end
@@ -175,6 +178,21 @@ class Bounds:
                 end = min(begin + LARGE_BLOCK, int(limit.max()))
                 self.compare(own, x, begin, end, limit)
             self.seen[own] = limit
+
+    def _tighten_by(
+        self, rows: IntArray, x: Float32, asked: IntArray, affinity: Float32, centres: npt.NDArray[np.integer]
+    ) -> None:
+        """Tighten the bounds of rows[asked] by fp32 affinities (n, m) to `centres`, (n, m) or (1, m)."""
+        best = affinity.max(axis=1)
+        own = rows[asked]
+        closer = np.flatnonzero(self.squares[own] - 2.0 * best - 2.0 * self._slack < self.bound[own])
+        if not len(closer):
+            return
+        # The nearest centre by fp32, and those that fp32 cannot tell from it.
+        which, column = np.nonzero(affinity[closer] >= (best[closer] - 2.0 * self._slack)[:, None])
+        which = closer[which]
+        centre = centres[which if len(centres) > 1 else 0, column]
+        self._tighten(rows, x, asked[which], centre)
 
     def _tighten(self, rows: IntArray, x: Float32, which: IntArray, centre: IntArray) -> None:
         """Exact distances of pairs (rows[which], centre); `which` ascends. The nearest counts, by lower centre in a tie."""

@@ -19,6 +19,7 @@ from geal_edge.errors import UsageError
 from geal_edge.runtime.clusters import SAME_TOKEN, Rows
 from geal_edge.runtime.distance import Float64, widen, widened_distances
 from geal_edge.runtime.farthest import Bounds, Farthest
+from geal_edge.runtime.threads import one_blas_thread
 
 IntArray: TypeAlias = npt.NDArray[np.intp]
 RawRows: TypeAlias = npt.NDArray[np.float32]
@@ -271,13 +272,14 @@ def _greedy(
     stop: Callable[[], bool],
 ) -> "_LazyPool":
     _require_budget(budget)
-    pool = _LazyPool(rows, offsets, budget, known)
-    for units in pools if pools is not None else [range(len(offsets) - 1)]:
-        pool.open(units)
-        while pool.goes_on(budget) and not stop():
-            pool.take(first if first is not None and not pool.order else pool.farthest())
-            if on_pick is not None:
-                on_pick(len(pool.order))
+    with one_blas_thread():  # the products are small, and there are many
+        pool = _LazyPool(rows, offsets, budget, known)
+        for units in pools if pools is not None else [range(len(offsets) - 1)]:
+            pool.open(units)
+            while pool.goes_on(budget) and not stop():
+                pool.take(first if first is not None and not pool.order else pool.farthest())
+                if on_pick is not None:
+                    on_pick(len(pool.order))
     return pool
 
 
