@@ -9,6 +9,8 @@ Everything is done many rows at a time. fp32 products sort out what cannot matte
 distance that is remembered is computed in float64, where it is exact, so the answer is that of the naive form to the last bit.
 """
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeAlias
 
 import numpy as np
@@ -45,7 +47,7 @@ class Bounds:
     bound   float64 (R,): to the nearest of the first seen[r] centres, and perhaps of further ones
     seen    (R,): so many centres, in the order in which they were added, are in the bound
     cell    (R,): the centre that gave the bound
-    evaluations  distances computed so far, fp32 and float64 together
+    evaluations  distances computed so far, fp32 and float64 together; `settle_before` has its own and does not count
     """
 
     def __init__(self, rows: Rows, capacity: int) -> None:
@@ -171,13 +173,18 @@ class Bounds:
 
         Rows and limits ascend together, and no row has met a centre behind its limit.
         """
-        for first in range(0, len(rows), SETTLED_ROWS):
+
+        def settle(first: int) -> None:
             own, limit = rows[first : first + SETTLED_ROWS], limits[first : first + SETTLED_ROWS]
             x = self.padded(own)
             for begin in range(0, int(limit.max()), LARGE_BLOCK):
-                end = min(begin + LARGE_BLOCK, int(limit.max()))
-                self.compare(own, x, begin, end, limit)
+                self.compare(own, x, begin, min(begin + LARGE_BLOCK, int(limit.max())), limit)
             self.seen[own] = limit
+
+        # Blocks of rows share nothing, and NumPy lets go of the lock in a product. Threads of BLAS itself would wait for
+        # each other, and do badly beside other software.
+        with ThreadPoolExecutor(os.cpu_count()) as workers:
+            list(workers.map(settle, range(0, len(rows), SETTLED_ROWS)))
 
     def _tighten_by(
         self, rows: IntArray, x: Float32, asked: IntArray, affinity: Float32, centres: npt.NDArray[np.integer]

@@ -92,8 +92,7 @@ def k_center_greedy(
         return naive_k_center(
             rows, offsets, budget, first=first, pools=pools, known=known, metric=metric, on_pick=on_pick, stop=stop
         )
-    pool = _greedy(rows, offsets, budget, first, pools, known, on_pick, stop)
-    return pool.picks()
+    return _greedy(rows, offsets, budget, first, pools, known, on_pick, stop).picks()
 
 
 def k_center_order(
@@ -250,9 +249,10 @@ def trace(
         for unit in order:
             pool.take(unit)
         return pool.picks
-    lazy = _LazyPool(rows, offsets, len(order), known)
-    for unit in order:
-        lazy.take(unit)
+    with one_blas_thread():
+        lazy = _LazyPool(rows, offsets, len(order), known)
+        for unit in order:
+            lazy.take(unit)
     return lazy.picks()
 
 
@@ -311,6 +311,11 @@ class _LazyPool:
         if known is not None and len(known):
             self._bounds.add(known)
 
+    @property
+    def evaluations(self) -> int:
+        """Distances that the order has cost so far."""
+        return self._bounds.evaluations
+
     def open(self, units: Sequence[int]) -> None:
         """These units, and no others, may be picked now."""
         unpicked = self._open_rows | self._other_rows
@@ -348,7 +353,8 @@ class _LazyPool:
         begin = 0 if self._limits[0] else 1  # nothing was known to measure the first by
         if owns[begin:]:
             limits = np.repeat(self._limits[begin:], [len(own) for own in owns[begin:]])
-            self._bounds.settle_before(np.concatenate(owns[begin:]), limits)
+            with one_blas_thread():
+                self._bounds.settle_before(np.concatenate(owns[begin:]), limits)
         picks = []
         for i, (unit, own, cover) in enumerate(zip(self.order, owns, self._covers, strict=True)):
             row_squared = self._bounds.bound[own] if i >= begin else np.empty(0)
