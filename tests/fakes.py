@@ -9,6 +9,7 @@ import numpy as np
 
 from geal_edge.runtime.frame import Frame, LostFrame
 from geal_edge.runtime.spool import Spool
+from geal_edge.runtime.stopping import Stop
 
 
 @dataclass
@@ -142,3 +143,16 @@ def judge(spool: Spool, ladder, item: Frame, clusters) -> None:
     decision = ladder.score(clusters)
     spool.append(item, decision)
     ladder.learn(decision)
+
+
+class StopAt(Stop):
+    """Asked by the n-th time that it is looked at."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.left = n
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        self.asked = self.asked or self.left <= 0
+        return self.asked

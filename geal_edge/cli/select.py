@@ -35,7 +35,7 @@ from geal_edge.config import (
     SelectionConfig,
     Strategy,
 )
-from geal_edge.errors import UsageError
+from geal_edge.errors import Interrupted, UsageError
 from geal_edge.models.bundle import Manifest
 from geal_edge.runtime import pool
 from geal_edge.runtime.features import Features, LateEncoder
@@ -184,6 +184,11 @@ def select(
         frames = picks["frames"]
         already = f", {frames['known']} known" if known else ""
         watch.say(f"{frames['selected']} of {frames['seen']} frames selected{already}, {frames['lost']} lost: {out}")
+        if selection.cut:
+            raise Interrupted(
+                f"Stopped after {frames['selected']} of {budget} picks. {out} has them, and says that it was cut: it is the "
+                f"selection of {frames['selected']} frames."
+            )
         if frames["selected"] < budget:
             which = "could be judged and were not known" if known else "could be judged"
             watch.warn(f"only {frames['selected']} frames {which}, so all of them are in the order.")

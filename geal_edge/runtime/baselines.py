@@ -64,6 +64,7 @@ def core_set(
     units: list[int] | None = None,
     known: Embeddings | None = None,
     on_pick: Callable[[int], None] | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> list[int]:
     """Global Core-Set: K-Center-Greedy over one vector per frame (Sener and Savarese, "Active Learning for Convolutional
     Neural Networks: A Core-Set Approach", section 4; over frozen features, as figures 3, 5 and 6 of the GEAL paper have it).
@@ -89,5 +90,6 @@ def core_set(
         known=None if known is None or not len(known) else form(known),
         metric=metric,
         on_pick=on_pick,
+        stop=stop,
     )
     return [pick.unit for pick in picks]

@@ -3,7 +3,7 @@
 import difflib
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,13 +18,14 @@ from geal_edge.runtime import baselines, durable, kcenter
 from geal_edge.runtime.distance import chord
 from geal_edge.runtime.encoder import Encoded
 from geal_edge.runtime.features import Encodes, Features, FrameRecord, StoredSource, record_of
-from geal_edge.runtime.frame import usable
+from geal_edge.runtime.frame import Frame, LostFrame, usable
 from geal_edge.runtime.kcenter import Pick, draw_first, offsets_of
 from geal_edge.runtime.known import Known, read_known
 from geal_edge.runtime.observer import Observer
 from geal_edge.runtime.pipeline import warn_of_aspect
 from geal_edge.runtime.poolframe import PoolFrame, pool_frame
 from geal_edge.runtime.sources import Source
+from geal_edge.runtime.stopping import Stop
 from geal_edge.runtime.threads import one_blas_thread
 
 PICKS_SCHEMA = "geal-edge/picks/1"
@@ -63,6 +64,7 @@ class PoolSelection:
     picks   indices into them, in the order of the strategy; under the method, the greedy order
     lost    reason -> n
     first   the id that the user began with, None where it was drawn or followed from `known`
+    cut     stopped before `budget` was reached: the picks are the selection of their number
     """
 
     frames: tuple[PoolFrame, ...]
@@ -72,6 +74,7 @@ class PoolSelection:
     config: SelectionConfig
     first: str | None
     known: Known
+    cut: bool = False
 
 
 def select(
@@ -86,7 +89,7 @@ def select(
     features: Features | None = None,
     known: Sequence[Path] = (),
     watch: Observer,
-    stop: Callable[[], bool] = lambda: False,
+    stop: Stop | None = None,
 ) -> PoolSelection:
     """Encode every frame of the sources, then pick `budget` of them; by default by exact K-Center-Greedy.
 
@@ -98,8 +101,10 @@ def select(
     known     picks files, spools, features folders or folders of images that count as covered (runtime/known.py)
 
     A budget of at least the pool orders all of it. Raises UsageError for a call that cannot be meant, SourceClash for two
-    sources of one name, SourceError where no frame could be judged, Interrupted once `stop()` says so.
+    sources of one name, SourceError where no frame could be judged, Interrupted where `stop` was asked before the first pick;
+    once it is asked later, what was picked so far is the result.
     """
+    stop = stop or Stop()
     if budget < 1:
         raise UsageError(f"-n {budget}: must be at least 1")
     manifest = encoder.bundle.manifest
@@ -116,6 +121,8 @@ def select(
         stop=stop,
     )
     picks = choose(pool, config, budget, seed=seed, first=first, known=covered, watch=watch, stop=stop)
+    if not picks:
+        raise Interrupted("Stopped before anything was selected; nothing was written.")
     return PoolSelection(
         frames=pool.frames,
         picks=tuple(picks),
@@ -124,6 +131,7 @@ def select(
         config=config,
         first=first,
         known=covered,
+        cut=len(picks) < min(budget, len(covered.open_units(pool.frames))),
     )
 
 
@@ -136,7 +144,7 @@ def read_pool(
     features: Features | None = None,
     embedding: bool = False,
     watch: Observer,
-    stop: Callable[[], bool] = lambda: False,
+    stop: Stop | None = None,
 ) -> Pool:
     """Encode all frames of the sources, or take their stored features, and group them by the recipe.
 
@@ -163,7 +171,7 @@ def read_pool(
         embedding=embedding or _asks_embedding(config),
         features=features,
         watch=watch,
-        stop=stop,
+        stop=stop or Stop(),
         frames=[],
         lost=Counter(),
     )
@@ -193,7 +201,7 @@ class _PoolReader:
     embedding: bool
     features: Features | None
     watch: Observer
-    stop: Callable[[], bool]
+    stop: Stop
     frames: list[PoolFrame]
     lost: Counter[str]
 
@@ -207,22 +215,28 @@ class _PoolReader:
             self._take_stored(stored)
             if stored.finished:
                 return
-        for item in source.frames(after=-1 if stored is None else stored.cursor):
-            try:
-                frame = usable(item)
-                encoded = self.encoder(frame.image)
-            except FrameError as error:
-                if self.features is not None:
-                    self.features.lose(item, error)
-                self._lose(item.id, error.reason, str(error))
-            else:
-                record = record_of(frame)
-                if self.features is not None:
-                    self.features.append(record, encoded)
-                self._judge(record, encoded)
-            self._step()
+        try:
+            for item in self.stop.between(source.frames(after=-1 if stored is None else stored.cursor)):
+                self._read(item)
+        except Interrupted as error:  # while the source looked for its next frame
+            raise self._interrupted() from error
         if self.features is not None:
             self.features.finish(source.name)
+
+    def _read(self, item: Frame | LostFrame) -> None:
+        try:
+            frame = usable(item)
+            encoded = self.encoder(frame.image)
+        except FrameError as error:
+            if self.features is not None:
+                self.features.lose(item, error)
+            self._lose(item.id, error.reason, str(error))
+        else:
+            record = record_of(frame)
+            if self.features is not None:
+                self.features.append(record, encoded)
+            self._judge(record, encoded)
+        self._step()
 
     def read_stored(self, stored: StoredSource) -> None:
         """A source of which only the stored features are at hand."""
@@ -257,12 +271,15 @@ class _PoolReader:
     def _step(self) -> None:
         self.watch.advance(lost=self.lost.total())
         if self.stop():
-            if self.features is None:
-                raise Interrupted("Stopped before the selection; nothing was written.")
-            raise Interrupted(
-                f"Stopped before the selection; the features so far are in {self.features.path}. "
-                "The same command goes on from there."
-            )
+            raise self._interrupted()
+
+    def _interrupted(self) -> Interrupted:
+        if self.features is None:
+            return Interrupted("Stopped before the selection; nothing was written.")
+        return Interrupted(
+            f"Stopped before the selection; the features so far are in {self.features.path}. "
+            "The same command goes on from there."
+        )
 
 
 def choose(
@@ -274,13 +291,15 @@ def choose(
     first: str | None = None,
     known: Known | None = None,
     watch: Observer,
-    stop: Callable[[], bool] = lambda: False,
+    stop: Stop | None = None,
 ) -> list[Pick]:
     """Order at most `budget` frames of a pool by a strategy, the method's or a baseline's.
 
     The picks of a baseline tell the distances of its order in the method's own terms: cluster to nearest cluster before.
-    Raises UsageError where `first` cannot be begun with, or nothing is left to pick, Interrupted once `stop()` says so.
+    Once `stop` is asked, the picks so far are the result. Raises UsageError where `first` cannot be begun with, or nothing is
+    left to pick.
     """
+    stop = stop or Stop()
     known = known or Known()
     units = known.open_units(pool.frames)
     if not units:
@@ -297,8 +316,6 @@ def choose(
 
     def on_pick(_: int) -> None:
         watch.advance()
-        if stop():
-            raise Interrupted("Stopped while selecting; nothing was written.")
 
     if config.strategy == "random":
         order = [units[i] for i in baselines.random_order(len(units), budget, seed)]
@@ -315,6 +332,7 @@ def choose(
             known=known.embeddings(),
             metric="cosine" if config.strategy == "coreset-cosine" else "euclidean",
             on_pick=on_pick,
+            stop=stop,
         )
     elif config.sampling == "probability":
         return kcenter.sample_by_distance(
@@ -327,14 +345,31 @@ def choose(
             known=covered,
             metric=config.metric,
             on_pick=on_pick,
+            stop=stop,
         )
     elif config.reduction == "mean":
         return kcenter.k_center_by_mean(
-            rows, offsets, budget, first=begin, units=units, known=covered, metric=config.metric, on_pick=on_pick
+            rows,
+            offsets,
+            budget,
+            first=begin,
+            units=units,
+            known=covered,
+            metric=config.metric,
+            on_pick=on_pick,
+            stop=stop,
         )
     else:
         return kcenter.k_center_greedy(
-            rows, offsets, budget, first=begin, pools=[units], known=covered, metric=config.metric, on_pick=on_pick
+            rows,
+            offsets,
+            budget,
+            first=begin,
+            pools=[units],
+            known=covered,
+            metric=config.metric,
+            on_pick=on_pick,
+            stop=stop,
         )
     return kcenter.trace(rows, offsets, order, known=covered)
 
@@ -391,6 +426,7 @@ def picks_json(
             "known": len(selection.frames) - len(selection.known.open_units(selection.frames)),
             "selected": len(selection.picks),
         },
+        "cut": selection.cut,
         "lost": selection.lost,
         "known": [
             {"path": known.path, "kind": known.kind, "frames": len(known.frames)} for known in selection.known.paths
