@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from geal_edge.config import Metric
 from geal_edge.runtime.clusters import unit_rows
-from geal_edge.runtime.kcenter import k_center_greedy
+from geal_edge.runtime.kcenter import k_center_greedy, k_center_order
 
 Embeddings: TypeAlias = npt.NDArray[np.float32]
 """fp32 (n, D): the CLS embedding of each frame, as the model gave it."""
@@ -78,18 +78,23 @@ def core_set(
     ([0, 2, 1], [0, 1, 2])
     """
 
-    def form(vectors: Embeddings) -> npt.NDArray[np.float16] | Embeddings:
-        return unit_rows(vectors.astype(np.float64)) if metric == "cosine" else vectors
-
-    picks = k_center_greedy(
-        form(embeddings),
-        np.arange(len(embeddings) + 1),
-        budget,
-        first=first,
-        pools=None if units is None else [units],
-        known=None if known is None or not len(known) else form(known),
-        metric=metric,
-        on_pick=on_pick,
-        stop=stop,
-    )
-    return [pick.unit for pick in picks]
+    offsets = np.arange(len(embeddings) + 1)
+    pools = None if units is None else [units]
+    if known is not None and not len(known):
+        known = None
+    if metric == "euclidean":
+        picks = k_center_greedy(
+            embeddings,
+            offsets,
+            budget,
+            first=first,
+            pools=pools,
+            known=known,
+            metric=metric,
+            on_pick=on_pick,
+            stop=stop,
+        )
+        return [pick.unit for pick in picks]
+    covered = None if known is None else unit_rows(known.astype(np.float64))
+    rows = unit_rows(embeddings.astype(np.float64))
+    return k_center_order(rows, offsets, budget, first=first, pools=pools, known=covered, on_pick=on_pick, stop=stop)

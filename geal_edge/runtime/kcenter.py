@@ -9,7 +9,7 @@ measure raw fp32 rows by Euclid; those picks may differ between machines where t
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -92,7 +92,8 @@ def k_center_greedy(
         return naive_k_center(
             rows, offsets, budget, first=first, pools=pools, known=known, metric=metric, on_pick=on_pick, stop=stop
         )
-    return _greedy(rows, offsets, budget, first, pools, known, on_pick, stop).picks()
+    canonical, covered = cast(Rows, rows), cast(Rows | None, known)
+    return _greedy(canonical, offsets, budget, first, pools, covered, on_pick, stop).picks()
 
 
 def k_center_order(
@@ -113,6 +114,15 @@ def k_center_order(
     [0, 2, 1, 3]
     """
     return _greedy(rows, offsets, budget, first, pools, known, on_pick, stop).order
+
+
+def count_distances(rows: Rows, offsets: IntArray, budget: int, *, first: int | None) -> int:
+    """How many distances `k_center_order` computes, fp32 and float64 together; the naive form: rows x rows of all picks.
+
+    >>> count_distances(np.eye(4, dtype=np.float16), np.arange(5), 2, first=0) <= 16
+    True
+    """
+    return _greedy(rows, offsets, budget, first, None, None, None, lambda: False).evaluations
 
 
 def naive_k_center(
@@ -250,7 +260,7 @@ def trace(
             pool.take(unit)
         return pool.picks
     with one_blas_thread():
-        lazy = _LazyPool(rows, offsets, len(order), known)
+        lazy = _LazyPool(cast(Rows, rows), offsets, len(order), cast(Rows | None, known))
         for unit in order:
             lazy.take(unit)
     return lazy.picks()
@@ -262,12 +272,12 @@ def draw_first(count: int, seed: int) -> int:
 
 
 def _greedy(
-    rows: Rows | RawRows,
+    rows: Rows,
     offsets: IntArray,
     budget: int,
     first: int | None,
     pools: Sequence[Sequence[int]] | None,
-    known: Rows | RawRows | None,
+    known: Rows | None,
     on_pick: Callable[[int], None] | None,
     stop: Callable[[], bool],
 ) -> "_LazyPool":
@@ -294,7 +304,7 @@ class _LazyPool:
     order  units picked so far
     """
 
-    def __init__(self, rows: Rows | RawRows, offsets: IntArray, budget: int, known: Rows | RawRows | None) -> None:
+    def __init__(self, rows: Rows, offsets: IntArray, budget: int, known: Rows | None) -> None:
         sizes = np.diff(offsets)
         capacity = int(np.sort(sizes)[::-1][:budget].sum()) + (0 if known is None else len(known))
         self.order: list[int] = []
@@ -332,6 +342,7 @@ class _LazyPool:
 
     def farthest(self) -> int:
         """The open unit of the farthest row; the lowest one where nothing is known, so that all are as far."""
+        assert self._top is not None  # noqa: S101  as `goes_on` has said
         return int(self._owner[self._top[1]])
 
     def take(self, unit: int) -> None:
