@@ -27,6 +27,7 @@ from geal_edge.config import (
     PRESETS,
     SELECTIONS,
     ClusterConfig,
+    Downsampling,
     Metric,
     Preset,
     RatioRule,
@@ -137,6 +138,14 @@ def select(
     kmeans_metric: Annotated[
         Metric | None, typer.Option(help="Distance within a frame.", rich_help_panel=CLUSTERS)
     ] = None,
+    downsampling: Annotated[
+        Downsampling | None,
+        typer.Option(
+            help="Instead of clusters, as the paper's ablation: the feature map resized (A1), random patches (A2), random "
+            "distilled ones (A3), the most attended ones (A4).",
+            rich_help_panel=CLUSTERS,
+        ),
+    ] = None,
     threads: Threads = None,
     quiet: Quiet = False,
 ) -> None:
@@ -155,7 +164,7 @@ def select(
         watch, stop = stack.enter_context(Terminal(quiet=quiet)), stack.enter_context(stopping_well())
         encoder = stack.enter_context(LateEncoder(open_encoder(bundle, threads)))
         manifest = encoder.bundle.manifest
-        recipe = _recipe(manifest, preset, attention_ratio, ratio_rule, clusters_per_frame, kmeans_metric)
+        recipe = _recipe(manifest, preset, attention_ratio, ratio_rule, clusters_per_frame, kmeans_metric, downsampling)
         config = _config(manifest, preset, strategy, metric, sampling, reduction)
         store = None if features is None else stack.enter_context(Features(features, manifest, writable=True))
         say_notes(opened, watch)
@@ -203,6 +212,7 @@ def _recipe(
     ratio_rule: RatioRule | None,
     clusters_per_frame: int | None,
     kmeans_metric: Metric | None,
+    downsampling: Downsampling | None,
 ) -> ClusterConfig:
     base = manifest.clusters if preset is None else PRESETS[preset]
     given = {
@@ -210,6 +220,7 @@ def _recipe(
         "ratio_rule": ratio_rule,
         "clusters_per_frame": clusters_per_frame,
         "kmeans_metric": kmeans_metric,
+        "downsampling": downsampling,
     }
     return replace(base, **_set(given))
 

@@ -258,7 +258,14 @@ class _PoolReader:
 
     def _judge(self, record: FrameRecord, encoded: Encoded) -> None:
         try:
-            frame = pool_frame(record, encoded, self.recipe, raw=self.raw, embedding=self.embedding)
+            frame = pool_frame(
+                record,
+                encoded,
+                self.recipe,
+                grid=self.encoder.bundle.manifest.grid,
+                raw=self.raw,
+                embedding=self.embedding,
+            )
         except FrameError as error:
             self._lose(record.id, error.reason, str(error))
         else:
