@@ -14,6 +14,7 @@ from geal_edge.runtime.frame import usable
 from geal_edge.runtime.observer import Silent
 from geal_edge.runtime.sources import open_source
 from geal_edge.runtime.spoolview import open_view
+from tests.fakes import StopAt
 
 DRIVE = "drawn:1:16"
 
@@ -165,8 +166,7 @@ def test_what_cannot_be_known_is_a_sentence(encoder, tmp_path):
     with pytest.raises(UsageError, match="picks file"):
         select(encoder, known=[tmp_path / "p.json"])
     with pytest.raises(Interrupted):
-        asked = iter([False] * 16 + [True] * 9)
-        select(encoder, known=[write_picks(tmp_path / "q.json", select(encoder), encoder)], stop=lambda: next(asked))
+        select(encoder, known=[write_picks(tmp_path / "q.json", select(encoder), encoder)], stop=StopAt(17))
 
 
 def test_an_image_that_cannot_be_read_is_said(encoder, images):

@@ -29,6 +29,7 @@ from geal_edge.config import (
     PRESETS,
     SELECTIONS,
     ClusterConfig,
+    Downsampling,
     Metric,
     Preset,
     RatioRule,
@@ -37,7 +38,7 @@ from geal_edge.config import (
     SelectionConfig,
     Strategy,
 )
-from geal_edge.errors import UsageError
+from geal_edge.errors import Interrupted, UsageError
 from geal_edge.models.bundle import Manifest
 from geal_edge.runtime import pool
 from geal_edge.runtime.features import Features, LateEncoder
@@ -141,6 +142,14 @@ def select(
     kmeans_metric: Annotated[
         Metric | None, typer.Option(help="Distance within a frame.", rich_help_panel=CLUSTERS)
     ] = None,
+    downsampling: Annotated[
+        Downsampling | None,
+        typer.Option(
+            help="Instead of clusters, as the paper's ablation: the feature map resized (A1), random patches (A2), random "
+            "distilled ones (A3), the most attended ones (A4).",
+            rich_help_panel=CLUSTERS,
+        ),
+    ] = None,
     guard: Guard = None,
     threads: Threads = None,
     quiet: Quiet = False,
@@ -162,7 +171,7 @@ def select(
         watch, stop = stack.enter_context(Terminal(quiet=quiet)), stack.enter_context(stopping_well())
         encoder = stack.enter_context(LateEncoder(open_encoder(bundle, threads)))
         manifest = encoder.bundle.manifest
-        recipe = _recipe(manifest, preset, attention_ratio, ratio_rule, clusters_per_frame, kmeans_metric)
+        recipe = _recipe(manifest, preset, attention_ratio, ratio_rule, clusters_per_frame, kmeans_metric, downsampling)
         config = _config(manifest, preset, strategy, metric, sampling, reduction)
         store = None if features is None else stack.enter_context(Features(features, manifest, writable=True))
         say_notes(opened, watch)
@@ -198,9 +207,14 @@ def select(
             f"{frames['selected']} of {frames['seen']} frames selected{units}{already}{gated}, "
             f"{frames['lost']} lost: {out}"
         )
+        what = "frames" if group is None else "units"
+        if selection.cut:
+            raise Interrupted(
+                f"Stopped after {len(selection.picks)} of {budget} picks. {out} has them, and says that it was cut: it is the "
+                f"selection of {len(selection.picks)} {what}."
+            )
         if len(selection.picks) < budget:
             which = "could be judged and were not known" if known else "could be judged"
-            what = "frames" if group is None else "units"
             watch.warn(f"only {len(selection.picks)} {what} {which}, so all of them are in the order.")
         untrained_note(manifest.untrained, watch)
         watch.say(f"\nNext: geal-edge report {out} -o report.html")
@@ -213,6 +227,7 @@ def _recipe(
     ratio_rule: RatioRule | None,
     clusters_per_frame: int | None,
     kmeans_metric: Metric | None,
+    downsampling: Downsampling | None,
 ) -> ClusterConfig:
     base = manifest.clusters if preset is None else PRESETS[preset]
     given = {
@@ -220,6 +235,7 @@ def _recipe(
         "ratio_rule": ratio_rule,
         "clusters_per_frame": clusters_per_frame,
         "kmeans_metric": kmeans_metric,
+        "downsampling": downsampling,
     }
     return replace(base, **_set(given))
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from geal_edge.config import Metric
 from geal_edge.runtime.clusters import IntArray, Rows, unit_rows
 from geal_edge.runtime.distance import Float64, squared_distances
-from geal_edge.runtime.kcenter import k_center_greedy
+from geal_edge.runtime.kcenter import k_center_greedy, k_center_order
 
 Embeddings: TypeAlias = npt.NDArray[np.float32]
 """fp32 (n, D): the CLS embedding of each frame, as the model gave it."""
@@ -68,6 +68,7 @@ def core_set(
     units: list[int] | None = None,
     known: Embeddings | None = None,
     on_pick: Callable[[int], None] | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> list[int]:
     """Global Core-Set: K-Center-Greedy over one vector per frame (Sener and Savarese, "Active Learning for Convolutional
     Neural Networks: A Core-Set Approach", section 4; over frozen features, as figures 3, 5 and 6 of the GEAL paper have it).
@@ -82,20 +83,27 @@ def core_set(
     ([0, 2, 1], [0, 1, 2])
     """
 
-    def form(vectors: Embeddings) -> npt.NDArray[np.float16] | Embeddings:
-        return unit_rows(vectors.astype(np.float64)) if metric == "cosine" else vectors
-
-    picks = k_center_greedy(
-        form(embeddings),
-        np.arange(len(embeddings) + 1) if offsets is None else offsets,
-        budget,
-        first=first,
-        pools=None if units is None else [units],
-        known=None if known is None or not len(known) else form(known),
-        metric=metric,
-        on_pick=on_pick,
-    )
-    return [pick.unit for pick in picks]
+    if offsets is None:
+        offsets = np.arange(len(embeddings) + 1)
+    pools = None if units is None else [units]
+    if known is not None and not len(known):
+        known = None
+    if metric == "euclidean":
+        picks = k_center_greedy(
+            embeddings,
+            offsets,
+            budget,
+            first=first,
+            pools=pools,
+            known=known,
+            metric=metric,
+            on_pick=on_pick,
+            stop=stop,
+        )
+        return [pick.unit for pick in picks]
+    covered = None if known is None else unit_rows(known.astype(np.float64))
+    rows = unit_rows(embeddings.astype(np.float64))
+    return k_center_order(rows, offsets, budget, first=first, pools=pools, known=covered, on_pick=on_pick, stop=stop)
 
 
 NEIGHBOURS = 10
@@ -112,10 +120,11 @@ def facility_location(
     known: Rows | None = None,
     seed: int = 0,
     on_pick: Callable[[int], None] | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> list[int]:
     """Units that bring the mean chord from a cluster to the nearest one picked down the most, each after those before it.
 
-    rows, offsets, known, on_pick  as of `k_center_greedy`; `units` may be picked
+    rows, offsets, known, on_pick, stop  as of `k_center_greedy`; `units` may be picked
 
     Greedy for a submodular gain, so within 1 - 1/e of the best set's (Nemhauser, Wolsey and Fisher 1978), worked out lazily
     (Minoux 1978): a gain only falls, so a stale one is a bound. Before the first pick every cluster is a diameter, 2, away.
@@ -131,7 +140,7 @@ def facility_location(
         nearest = np.minimum(nearest, np.sqrt(_nearest(points, known)))
     heap = [(-np.inf, unit) for unit in sorted(units)]
     order: list[int] = []
-    while heap and len(order) < budget:
+    while heap and len(order) < budget and not stop():
         _, unit = heapq.heappop(heap)
         own = _nearest(points, rows[offsets[unit] : offsets[unit + 1]])  # anew at each look: all at once may not fit
         after = np.minimum(nearest, np.sqrt(own))
@@ -156,12 +165,13 @@ def density_aware(
     known: Rows | None = None,
     seed: int = 0,
     on_pick: Callable[[int], None] | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> list[int]:
     """Farthest first, where a cluster's distance counts by how dense its surroundings are, so that outliers lose.
 
-    rows, offsets, first, known, on_pick  as of `k_center_greedy`; `units` may be picked
+    rows, offsets, first, known, on_pick, stop  as of `k_center_greedy`; `units` may be picked
 
-    A cluster's density is 1 over the mean squared chord to its `NEIGHBOURS` nearest clusters of *other* frames, among all
+    A cluster's density is 1 over the mean squared chord to its `NEIGHBOURS` nearest clusters of *other* units, among all
     clusters or `SAMPLE` of them drawn by `seed`; the largest (squared chord to the nearest picked) x density decides. Equal
     products: lower index.
 
@@ -177,7 +187,7 @@ def density_aware(
     left = np.zeros(len(offsets) - 1, bool)
     left[list(units)] = True
     order: list[int] = []
-    while left.any() and len(order) < budget:
+    while left.any() and len(order) < budget and not stop():
         farthest = np.where(left[owner], nearest * weight, -1.0).argmax()
         unit = first if not order and first is not None else int(owner[farthest])
         left[unit] = False
@@ -209,7 +219,7 @@ def _nearest(rows: Rows, others: Rows) -> Float64:
 
 
 def _crowding(rows: Rows, owner: IntArray, seed: int) -> Float64:
-    """Mean squared chord (n,) from each row to its `NEIGHBOURS` nearest of other frames; 4 where no other frame is."""
+    """Mean squared chord (n,) from each row to its `NEIGHBOURS` nearest of other units; 4 where no other unit is."""
     drawn = _sample(len(rows), seed)
     crowding = np.empty(len(rows))
     for i in range(0, len(rows), SAMPLE):

@@ -22,7 +22,7 @@ from geal_edge.runtime.clusters import Rows
 from geal_edge.runtime.distance import chord
 from geal_edge.runtime.encoder import Encoded
 from geal_edge.runtime.features import Encodes, Features, FrameRecord, StoredSource, record_of
-from geal_edge.runtime.frame import usable
+from geal_edge.runtime.frame import Frame, LostFrame, usable
 from geal_edge.runtime.guard import Guard
 from geal_edge.runtime.kcenter import Pick, draw_first, offsets_of
 from geal_edge.runtime.known import Known, read_known
@@ -31,6 +31,7 @@ from geal_edge.runtime.persistence import BoolArray
 from geal_edge.runtime.pipeline import warn_of_aspect
 from geal_edge.runtime.poolframe import PoolFrame, only_clusters, pool_frame
 from geal_edge.runtime.sources import Source
+from geal_edge.runtime.stopping import Stop
 from geal_edge.runtime.threads import one_blas_thread
 from geal_edge.runtime.units import Instants, begins_of, recorded_at
 
@@ -76,6 +77,7 @@ class PoolSelection:
     gated   reason -> n
     group_s  the tolerance that formed units of several frames; None: every frame is a unit
     first   the id that the user began with, None where it was drawn or followed from `known`
+    cut     stopped before `budget` was reached: the picks are the selection of their number
     """
 
     frames: tuple[PoolFrame, ...]
@@ -89,6 +91,7 @@ class PoolSelection:
     config: SelectionConfig
     first: str | None
     known: Known
+    cut: bool = False
 
 
 def select(
@@ -105,7 +108,7 @@ def select(
     known: Sequence[Path] = (),
     guard: GuardKind | None = None,
     watch: Observer,
-    stop: Callable[[], bool] = lambda: False,
+    stop: Stop | None = None,
 ) -> PoolSelection:
     """Encode every frame of the sources, then pick `budget` of them; by default by exact K-Center-Greedy.
 
@@ -120,8 +123,10 @@ def select(
     guard     leave out broken frames, and with `all` what was there for one frame alone (runtime/guard.py)
 
     A budget of at least the pool orders all of it. Raises UsageError for a call that cannot be meant, SourceClash for two
-    sources of one name, SourceError where no frame could be judged, Interrupted once `stop()` says so.
+    sources of one name, SourceError where no frame could be judged, Interrupted where `stop` was asked before the first pick;
+    once it is asked later, what was picked so far is the result.
     """
+    stop = stop or Stop()
     if budget < 1:
         raise UsageError(f"-n {budget}: must be at least 1")
     manifest = encoder.bundle.manifest
@@ -148,6 +153,8 @@ def select(
         stop=stop,
     )
     picks = choose(pool, config, budget, seed=seed, first=first, known=covered, watch=watch, stop=stop)
+    if not picks:
+        raise Interrupted("Stopped before anything was selected; nothing was written.")
     return PoolSelection(
         frames=pool.frames,
         units=pool.units,
@@ -160,6 +167,7 @@ def select(
         config=config,
         first=first,
         known=covered,
+        cut=len(picks) < min(budget, len(_open_units(pool, covered))),
     )
 
 
@@ -174,7 +182,7 @@ def read_pool(
     embedding: bool = False,
     guard: GuardKind | None = None,
     watch: Observer,
-    stop: Callable[[], bool] = lambda: False,
+    stop: Stop | None = None,
 ) -> Pool:
     """Encode all frames of the sources, or take their stored features, and group them by the recipe.
 
@@ -206,7 +214,7 @@ def read_pool(
         features=features,
         guard=guard,
         watch=watch,
-        stop=stop,
+        stop=stop or Stop(),
         frames=[],
         lost=Counter(),
         passed_over=[],
@@ -276,7 +284,7 @@ class _PoolReader:
     features: Features | None
     guard: GuardKind | None
     watch: Observer
-    stop: Callable[[], bool]
+    stop: Stop
     frames: list[PoolFrame]
     lost: Counter[str]
     gated: Counter[str]
@@ -293,26 +301,32 @@ class _PoolReader:
             if stored.finished:
                 return
         guard = None if self.guard is None else Guard(self.guard)
-        for item in source.frames(after=-1 if stored is None else stored.cursor):
-            try:
-                frame = usable(item)
-                if guard is not None:
-                    guard.before(frame)
-                encoded = self.encoder(frame.image)
-            except FrameGated as gate:
-                self._gate(item.source, item.frame_index, item.id, gate)
-            except FrameError as error:
-                if self.features is not None:
-                    self.features.lose(item, error)
-                self._lose(item.source, item.frame_index, item.id, error.reason, str(error))
-            else:
-                record = record_of(frame)
-                if self.features is not None:
-                    self.features.append(record, encoded)
-                self._judge(record, encoded, None if guard is None else partial(guard.counts, frame))
-            self._step()
+        try:
+            for item in self.stop.between(source.frames(after=-1 if stored is None else stored.cursor)):
+                self._read(item, guard)
+        except Interrupted as error:  # while the source looked for its next frame
+            raise self._interrupted() from error
         if self.features is not None:
             self.features.finish(source.name)
+
+    def _read(self, item: Frame | LostFrame, guard: Guard | None) -> None:
+        try:
+            frame = usable(item)
+            if guard is not None:
+                guard.before(frame)
+            encoded = self.encoder(frame.image)
+        except FrameGated as gate:
+            self._gate(item.source, item.frame_index, item.id, gate)
+        except FrameError as error:
+            if self.features is not None:
+                self.features.lose(item, error)
+            self._lose(item.source, item.frame_index, item.id, error.reason, str(error))
+        else:
+            record = record_of(frame)
+            if self.features is not None:
+                self.features.append(record, encoded)
+            self._judge(record, encoded, None if guard is None else partial(guard.counts, frame))
+        self._step()
 
     def read_stored(self, stored: StoredSource) -> None:
         """A source of which only the stored features are at hand."""
@@ -334,7 +348,14 @@ class _PoolReader:
 
     def _judge(self, record: FrameRecord, encoded: Encoded, counts: Callable[[Rows], BoolArray] | None = None) -> None:
         try:
-            frame = pool_frame(record, encoded, self.recipe, raw=self.raw, embedding=self.embedding)
+            frame = pool_frame(
+                record,
+                encoded,
+                self.recipe,
+                grid=self.encoder.bundle.manifest.grid,
+                raw=self.raw,
+                embedding=self.embedding,
+            )
             if counts is not None:
                 frame = only_clusters(frame, counts(frame.clusters.rows))
         except FrameGated as gate:
@@ -356,12 +377,15 @@ class _PoolReader:
     def _step(self) -> None:
         self.watch.advance(lost=self.lost.total())
         if self.stop():
-            if self.features is None:
-                raise Interrupted("Stopped before the selection; nothing was written.")
-            raise Interrupted(
-                f"Stopped before the selection; the features so far are in {self.features.path}. "
-                "The same command goes on from there."
-            )
+            raise self._interrupted()
+
+    def _interrupted(self) -> Interrupted:
+        if self.features is None:
+            return Interrupted("Stopped before the selection; nothing was written.")
+        return Interrupted(
+            f"Stopped before the selection; the features so far are in {self.features.path}. "
+            "The same command goes on from there."
+        )
 
 
 def choose(
@@ -373,16 +397,17 @@ def choose(
     first: str | None = None,
     known: Known | None = None,
     watch: Observer,
-    stop: Callable[[], bool] = lambda: False,
+    stop: Stop | None = None,
 ) -> list[Pick]:
     """Order at most `budget` units of a pool by a strategy, the method's or a baseline's.
 
     The picks of a baseline tell the distances of its order in the method's own terms: cluster to nearest cluster before.
-    Raises UsageError where `first` cannot be begun with, or nothing is left to pick, Interrupted once `stop()` says so.
+    Once `stop` is asked, the picks so far are the result. Raises UsageError where `first` cannot be begun with, or nothing is
+    left to pick.
     """
+    stop = stop or Stop()
     known = known or Known()
-    open_frames = set(known.open_frames(pool.frames))
-    units = [number for number, unit in enumerate(pool.units) if open_frames.intersection(unit)]
+    units = _open_units(pool, known)
     if not units:
         raise UsageError(f"all {len(pool.frames)} frames of the pool are known already: nothing is left to pick.")
     rows = np.concatenate([frame.rows for frame in pool.frames])
@@ -391,15 +416,13 @@ def choose(
     covered = known.rows()
     begin: int | None = None
     if first is not None:
-        begin = _unit_of(first, pool, open_frames, config)
+        begin = _unit_of(first, pool, set(known.open_frames(pool.frames)), config)
     elif covered is None:
         begin = units[draw_first(len(units), seed)]
     watch.begin("selecting", min(budget, len(units)))
 
     def on_pick(_: int) -> None:
         watch.advance()
-        if stop():
-            raise Interrupted("Stopped while selecting; nothing was written.")
 
     if config.strategy == "random":
         order = [units[i] for i in baselines.random_order(len(units), budget, seed)]
@@ -417,14 +440,15 @@ def choose(
             known=known.embeddings(),
             metric="cosine" if config.strategy == "coreset-cosine" else "euclidean",
             on_pick=on_pick,
+            stop=stop,
         )
     elif config.strategy == "facility-location":
         order = baselines.facility_location(
-            rows, offsets, budget, units=units, known=covered, seed=seed, on_pick=on_pick
+            rows, offsets, budget, units=units, known=covered, seed=seed, on_pick=on_pick, stop=stop
         )
     elif config.strategy == "density":
         order = baselines.density_aware(
-            rows, offsets, budget, first=begin, units=units, known=covered, seed=seed, on_pick=on_pick
+            rows, offsets, budget, first=begin, units=units, known=covered, seed=seed, on_pick=on_pick, stop=stop
         )
     elif config.sampling == "probability":
         return kcenter.sample_by_distance(
@@ -437,20 +461,43 @@ def choose(
             known=covered,
             metric=config.metric,
             on_pick=on_pick,
+            stop=stop,
         )
     elif config.reduction == "mean":
         return kcenter.k_center_by_mean(
-            rows, offsets, budget, first=begin, units=units, known=covered, metric=config.metric, on_pick=on_pick
+            rows,
+            offsets,
+            budget,
+            first=begin,
+            units=units,
+            known=covered,
+            metric=config.metric,
+            on_pick=on_pick,
+            stop=stop,
         )
     else:
         return kcenter.k_center_greedy(
-            rows, offsets, budget, first=begin, pools=[units], known=covered, metric=config.metric, on_pick=on_pick
+            rows,
+            offsets,
+            budget,
+            first=begin,
+            pools=[units],
+            known=covered,
+            metric=config.metric,
+            on_pick=on_pick,
+            stop=stop,
         )
     return kcenter.trace(rows, offsets, order, known=covered)
 
 
 def _asks_embedding(config: SelectionConfig) -> bool:
     return config.strategy in ("coreset-cosine", "coreset-euclidean")
+
+
+def _open_units(pool: Pool, known: Known) -> list[int]:
+    """Units with a frame that is not known: what may be picked."""
+    open_frames = set(known.open_frames(pool.frames))
+    return [number for number, unit in enumerate(pool.units) if open_frames.intersection(unit)]
 
 
 def _unit_of(id_: str, pool: Pool, open_frames: set[int], config: SelectionConfig) -> int:
@@ -516,6 +563,7 @@ def picks_json(
             "known": len(selection.frames) - len(open_frames),
             "selected": len(picks),
         },
+        "cut": selection.cut,
         "lost": selection.lost,
         "guard": selection.guard,
         "gated": selection.gated,
