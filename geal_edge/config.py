@@ -1,5 +1,6 @@
 """What the user can choose, as frozen values. Defaults stand here and nowhere else."""
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Literal, TypeAlias, get_args
 
@@ -8,11 +9,15 @@ from geal_edge.errors import UsageError
 Metric: TypeAlias = Literal["cosine", "euclidean"]
 RatioRule: TypeAlias = Literal["reach", "paper"]
 KMeansStart: TypeAlias = Literal["farthest", "random"]
+Downsampling: TypeAlias = Literal["clusters", "A1", "A2", "A3", "A4"]
 ResizeFilter: TypeAlias = Literal["pil_bicubic", "area"]
 Preset: TypeAlias = Literal["geal", "freesel", "pet"]
-Strategy: TypeAlias = Literal["geal", "random", "uniform", "every-nth", "coreset-cosine", "coreset-euclidean"]
+Strategy: TypeAlias = Literal[
+    "geal", "random", "uniform", "every-nth", "coreset-cosine", "coreset-euclidean", "facility-location", "density"
+]
 Sampling: TypeAlias = Literal["farthest", "probability"]
 Reduction: TypeAlias = Literal["max", "mean"]
+GuardKind: TypeAlias = Literal["pixels", "all"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -33,6 +38,7 @@ class ClusterConfig:
     kmeans_metric       "cosine" or "euclidean"
     kmeans_start        "farthest" (deterministic), or "random" (the authors' way; `kmeans_seed` decides)
     kmeans_steps        Lloyd steps at most
+    downsampling        "clusters", or one of the paper's alternatives to them (appendix B; runtime/downsampling.py)
     """
 
     attention_ratio: float = 0.5
@@ -42,6 +48,7 @@ class ClusterConfig:
     kmeans_start: KMeansStart = "farthest"
     kmeans_steps: int = 5
     kmeans_seed: int = 0
+    downsampling: Downsampling = "clusters"
 
     def __post_init__(self) -> None:
         if not 0.0 < self.attention_ratio <= 1.0:
@@ -54,12 +61,23 @@ class ClusterConfig:
             ("ratio_rule", self.ratio_rule, ("reach", "paper")),
             ("kmeans_metric", self.kmeans_metric, ("cosine", "euclidean")),
             ("kmeans_start", self.kmeans_start, ("farthest", "random")),
+            ("downsampling", self.downsampling, get_args(Downsampling)),
         ):
             if value not in allowed:
                 raise UsageError(f"{name} = {value!r}: must be one of {', '.join(allowed)}")
 
+        if self.downsampling == "A1" and math.isqrt(self.clusters_per_frame) ** 2 != self.clusters_per_frame:
+            raise UsageError(
+                f"clusters_per_frame = {self.clusters_per_frame}: downsampling A1 makes a square map, so it must be a square "
+                "number, as 25"
+            )
+
     def as_dict(self) -> dict[str, object]:
-        return asdict(self)
+        """All fields; `downsampling` only where it is not the default, so that older recipes stay the same space."""
+        fields = asdict(self)
+        if self.downsampling == "clusters":
+            del fields["downsampling"]
+        return fields
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from geal_edge.errors import FrameError
 from geal_edge.runtime.clusters import KnowledgeClusters
 from geal_edge.runtime.frame import Frame, LostFrame
 from geal_edge.runtime.spool import Spool
+from geal_edge.runtime.stopping import Stop
 from geal_edge.runtime.units import JudgedFrame, JudgedUnit
 
 
@@ -155,3 +156,16 @@ def judge(spool: Spool, ladder, item: Frame, clusters) -> None:
     decision = ladder.score(clusters)
     spool.append(judged(item, clusters), decision)
     ladder.learn(decision)
+
+
+class StopAt(Stop):
+    """Asked by the n-th time that it is looked at."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.left = n
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        self.asked = self.asked or self.left <= 0
+        return self.asked

@@ -117,6 +117,14 @@ def test_a_pool_smaller_than_the_budget_is_said(cli, tiny_bundle, tmp_path):
     assert "only 3 frames" in error
 
 
+def test_a_guard_says_how_many_frames_it_gated_and_why(cli, tiny_bundle, tmp_path):
+    words = (DRIVE, "--bundle", tiny_bundle.path, "--budget", 5, "--guard", "all")
+    assert " gated, 0 lost" in cli("run", *words, "--spool", tmp_path / "s")[1]
+    assert "  gated     1 fleeting\n" in cli("status", tmp_path / "s")[1]
+    assert " gated, 0 lost" in cli("select", *words, "-o", tmp_path / "picks.json")[1]
+    assert cli("run", *words[:-1], "pixels", "--spool", tmp_path / "s")[0] == 15
+
+
 def test_report_writes_a_page_from_a_spool_and_from_picks(cli, spool, tiny_bundle, tmp_path):
     picks, page = tmp_path / "picks.json", tmp_path / "report.html"
     cli("select", DRIVE, "--bundle", tiny_bundle.path, "-n", 4, "-o", picks)

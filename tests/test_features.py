@@ -22,7 +22,7 @@ from geal_edge.runtime.features import Features, LateEncoder, record_of
 from geal_edge.runtime.frame import LostFrame
 from geal_edge.runtime.observer import Silent
 from geal_edge.runtime.sources import open_source
-from tests.fakes import Died, MemorySource, dying_disk, frame
+from tests.fakes import Died, MemorySource, StopAt, dying_disk, frame
 
 BAD = LostFrame(
     id="memory#4", source="memory", frame_index=4, capture_time_ns=None, reason="truncated", detail="cut off"
@@ -128,9 +128,8 @@ def test_with_no_source_named_all_stored_ones_are_the_pool(scribe, tiny_bundle, 
 
 
 def test_stopped_in_the_middle_it_goes_on_behind_the_last_frame(scribe, tiny_bundle, tmp_path):
-    asked = iter([False] * 3 + [True])
     with pytest.raises(Interrupted, match="goes on from there"):
-        select([memory()], scribe, tmp_path / "f", stop=lambda: next(asked))
+        select([memory()], scribe, tmp_path / "f", stop=StopAt(4))
     assert scribe.asked == 4
     resumed = told(select([memory()], scribe, tmp_path / "f"), tiny_bundle)
     assert scribe.asked == 7

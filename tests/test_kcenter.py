@@ -4,13 +4,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geal_edge.errors import UsageError
-from geal_edge.runtime import kcenter
+from geal_edge.runtime import farthest, kcenter
 from geal_edge.runtime.clusters import unit_rows
 from geal_edge.runtime.distance import squared_distances
 from geal_edge.runtime.kcenter import (
+    count_distances,
     draw_first,
     k_center_by_mean,
     k_center_greedy,
+    k_center_order,
+    naive_k_center,
     offsets_of,
     sample_by_distance,
     trace,
@@ -115,12 +118,91 @@ def test_radius_is_at_most_twice_the_best_of_as_many_single_points():
             assert radius <= 2 * best + 1e-12
 
 
+def clustered_units(seed: int, count: int) -> list[np.ndarray]:
+    """Rows around a few words, in scenes: near copies everywhere, as in a drive."""
+    rng = np.random.default_rng(seed)
+    words = rng.normal(size=(6, 8))
+    return [
+        unit_rows(words[rng.choice(6, 3)] + 10.0 ** -rng.integers(1, 5) * rng.normal(size=(3, 8))) for _ in range(count)
+    ]
+
+
+MAKERS = st.sampled_from([ragged_units, duplicated_units, tied_units, clustered_units])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 10_000), st.integers(2, 30), st.integers(1, 30), MAKERS, st.booleans(), st.booleans(), st.booleans()
+)
+def test_lazy_picks_are_those_of_the_full_form_to_the_last_bit(seed, count, budget, make, small, with_known, parted):
+    units = make(seed, count)
+    of, dim = np.random.default_rng(seed), units[0].shape[1]
+    known = unit_rows(of.normal(size=(of.integers(1, 90), dim))) if with_known else None
+    first = None if with_known and seed % 2 else int(of.integers(count))
+    turned = of.permutation(count).tolist()
+    if first is not None:
+        turned.remove(first)
+        turned.insert(0, first)
+    cut = int(of.integers(1, count))
+    pools = [turned[:cut], turned[cut : count - seed % 2]] if parted else None
+    # Sizes at which every block, working set and hint list runs over.
+    sizes = {"BLOCK_ROWS": 7, "BLOCK_CENTRES": 3, "FIRST_CENTRES": 2, "WORKING_SET": 6, "FRESH_ROWS": 4, "HINTED_ROWS": 3,
+             "SCANNED_ROWS": 2, "SETTLED_ROWS": 8, "LARGE_BLOCK": 5}  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        for name, size in sizes.items() if small else ():
+            patch.setattr(farthest, name, size)
+        lazy = greedy(units, budget, first, known=known, pools=pools)
+        order = k_center_order(np.concatenate(units), offsets_of(units), budget, first=first, known=known, pools=pools)
+    full = naive_k_center(np.concatenate(units), offsets_of(units), budget, first=first, known=known, pools=pools)
+    assert lazy == full
+    assert order == [pick.unit for pick in full]
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 1000), MAKERS)
+def test_prefixes_and_traces_of_a_lazy_order_agree_with_it(seed, make):
+    units = make(seed, 15)
+    whole = greedy(units, 15, first=seed % 15)
+    for n in (1, 5, 11):
+        assert greedy(units, n, first=seed % 15) == whole[:n]
+    assert trace(np.concatenate(units), offsets_of(units), [pick.unit for pick in whole]) == whole
+
+
+def test_at_384_dimensions_the_fp32_filter_decides_nothing_wrongly():
+    rng = np.random.default_rng(0)
+    words = rng.normal(size=(40, 384))
+    units = [unit_rows(words[rng.integers(40, size=9)] + 0.3 * rng.normal(size=(9, 384))) for _ in range(300)]
+    # Turned axes: the same distances exactly, and other roundings in fp32.
+    near = (
+        [rows[:, rng.permutation(384)] for rows in units[:1]]
+        + units
+        + [rows + np.float16(2**-12) for rows in units[:60]]
+    )
+    lazy = k_center_greedy(np.concatenate(near), offsets_of(near), 200, first=0)
+    assert lazy == naive_k_center(np.concatenate(near), offsets_of(near), 200, first=0)
+
+
+def test_a_mapped_file_is_a_pool(tmp_path):
+    units = ragged_units(11, 40)
+    np.save(tmp_path / "rows.npy", np.concatenate(units))
+    mapped = np.load(tmp_path / "rows.npy", mmap_mode="r")
+    assert k_center_greedy(mapped, offsets_of(units), 20, first=0) == greedy(units, 20)
+
+
+def test_far_fewer_distances_are_computed_than_in_the_full_form():
+    rng = np.random.default_rng(1)
+    scenes = rng.normal(size=(40, 6, 32))
+    units = [unit_rows(scenes[i // 20] + 0.1 * rng.normal(size=(6, 32))) for i in range(800)]
+    assert count_distances(np.concatenate(units), offsets_of(units), 100, first=0) < 800 * 6 * 6 * 100 / 5
+
+
 def test_a_pool_too_large_to_widen_at_once_gives_the_same_picks(monkeypatch):
     units = ragged_units(6, 60)
-    whole = greedy(units, 30)
+    rows, offsets = np.concatenate(units), offsets_of(units)
+    whole = naive_k_center(rows, offsets, 30, first=0)
     monkeypatch.setattr(kcenter, "WIDE_BYTES", 0)
     monkeypatch.setattr(kcenter, "BLOCK_ROWS", 7)
-    assert greedy(units, 30) == whole
+    assert naive_k_center(rows, offsets, 30, first=0) == whole
 
 
 def test_the_first_unit_is_drawn_by_the_seed():
@@ -160,7 +242,7 @@ def test_many_known_rows_are_taken_block_by_block(monkeypatch):
     units, known = ragged_units(1, 30), np.concatenate(ragged_units(2, 20))
     whole = greedy(units, 9, first=None, known=known)
     monkeypatch.setattr(kcenter, "BLOCK_CENTRES", 3)
-    assert greedy(units, 9, first=None, known=known) == whole
+    assert naive_k_center(np.concatenate(units), offsets_of(units), 9, first=None, known=known) == whole
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -16,7 +16,8 @@ from geal_edge.runtime.frame import LostFrame, usable
 from geal_edge.runtime.kcenter import draw_first, k_center_by_mean, offsets_of, sample_by_distance
 from geal_edge.runtime.observer import Silent
 from geal_edge.runtime.sources import open_source
-from tests.fakes import MemorySource, frame
+from geal_edge.runtime.stopping import Stop
+from tests.fakes import MemorySource, StopAt, frame
 from tests.test_kcenter import naive
 
 BAD = LostFrame(
@@ -43,7 +44,7 @@ def test_the_picks_file_has_the_documented_fields_and_reads_back(encoder, tiny_b
     read = pool.read_picks(tmp_path / "picks.json")
     assert read == json.loads(json.dumps(picks))
     assert {"schema", "feature_space", "preset", "picks"} <= set(read)
-    assert read["frames"] == {"seen": 7, "lost": 1, "known": 0, "selected": 4}
+    assert read["frames"] == {"seen": 7, "lost": 1, "gated": 0, "known": 0, "selected": 4}
     assert read["lost"] == {"empty": 1}
     assert [p["order"] for p in read["picks"]] == [1, 2, 3, 4]
     assert set(read["picks"][0]) == {
@@ -81,7 +82,7 @@ def test_nothing_usable_and_impossible_budgets_are_sentences(encoder):
     with pytest.raises(UsageError, match="at least 1"):
         select([MemorySource([frame(0)])], encoder, budget=0)
     with pytest.raises(Interrupted):
-        select([MemorySource([frame(0)])], encoder, stop=lambda: True)
+        select([MemorySource([frame(0)])], encoder, stop=StopAt(1))
 
 
 def test_a_file_that_is_no_picks_file_is_refused_in_a_sentence(tmp_path):
@@ -159,13 +160,20 @@ def test_the_euclidean_metric_measures_the_raw_centres(encoder):
     assert selection.picks[1].squared > 4  # longer than any chord
 
 
-@pytest.mark.parametrize("strategy", ["random", "uniform", "every-nth", "coreset-cosine", "coreset-euclidean"])
+@pytest.mark.parametrize(
+    "strategy",
+    ["random", "uniform", "every-nth", "coreset-cosine", "coreset-euclidean", "facility-location", "density"],
+)
 def test_a_baselines_picks_are_its_order_with_the_methods_distances(encoder, tiny_bundle, strategy):
     sources = [open_source(POOL)]
     selection = select(sources, encoder, budget=5, seed=2, config=SelectionConfig(strategy=strategy))
     embeddings = np.stack([encoder(usable(item).image).cls_embedding for item in sources[0].frames()])
     begin = draw_first(14, 2)
+    units = [frame.clusters.rows for frame in selection.frames]
+    rows, offsets = np.concatenate(units), offsets_of(units)
     expected = {
+        "facility-location": lambda: baselines.facility_location(rows, offsets, 5, units=range(14)),
+        "density": lambda: baselines.density_aware(rows, offsets, 5, first=begin, units=range(14)),
         "random": lambda: baselines.random_order(14, 5, 2),
         "uniform": lambda: baselines.uniform_in_time(14, 5),
         "every-nth": lambda: baselines.every_nth(14, 5),
@@ -205,10 +213,41 @@ def test_settings_that_exclude_each_other_are_refused():
         SelectionConfig(sampling="sometimes")  # type: ignore[arg-type]  # as a config file may have it
 
 
-def test_selecting_stops_when_asked(encoder):
-    asked = iter([False] * 14 + [False, True])
-    with pytest.raises(Interrupted, match="while selecting"):
-        select([open_source(POOL)], encoder, stop=lambda: next(asked))
+def test_stopped_while_selecting_the_picks_so_far_are_the_selection_of_their_number(encoder, tiny_bundle):
+    sources, stop = [MemorySource([frame(i) for i in range(8)])], StopAt(8 + 4)
+    cut = select(sources, encoder, budget=6, stop=stop)
+    assert (len(cut.picks), cut.cut) == (3, True)
+    assert [p.unit for p in cut.picks] == [p.unit for p in select(sources, encoder, budget=6).picks][:3]
+    assert pool.picks_json(cut, sources, tiny_bundle, budget=6, seed=0)["cut"] is True
+    with pytest.raises(Interrupted, match="before anything was selected"):
+        select(sources, encoder, budget=6, stop=StopAt(8 + 1))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        SelectionConfig(metric="euclidean"),
+        SelectionConfig(reduction="mean"),
+        SelectionConfig(sampling="probability"),
+        SelectionConfig(strategy="coreset-cosine"),
+    ],
+)
+def test_every_way_of_choosing_can_be_stopped(encoder, config):
+    cut = select([MemorySource([frame(i) for i in range(8)])], encoder, budget=6, config=config, stop=StopAt(8 + 4))
+    assert (len(cut.picks), cut.cut) == (3, True)
+
+
+def test_asked_while_a_source_looks_for_its_next_frame_reading_stops_at_once(encoder):
+    stop = Stop()
+
+    class Searching(MemorySource):
+        def frames(self, after=-1):
+            yield from list(super().frames(after=after))[:2]
+            stop.ask()  # as a signal would, in the middle of an hour that is skipped
+            raise AssertionError("went on searching")
+
+    with pytest.raises(Interrupted, match="before the selection; nothing"):
+        select([Searching([frame(i) for i in range(4)])], encoder, stop=stop)
 
 
 def test_the_command_takes_features_known_presets_and_knobs(tiny_bundle, tmp_path):

@@ -108,7 +108,7 @@ def fill(path: Path, *drives: Drive, budget: int = 5, untrained: bool = False, s
             spool.begin_source(drive)
             for frame in drive.frames():
                 if isinstance(frame, LostFrame):
-                    spool.lose(lost(frame, frame.reason, frame.detail))
+                    spool.pass_over(lost(frame, frame.reason, frame.detail))
                 else:
                     judge(spool, selector, frame, clusters(rng))
             spool.finish_source(drive.name)

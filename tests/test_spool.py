@@ -135,8 +135,8 @@ def test_dying_at_any_operation_and_going_on_gives_the_uninterrupted_result(tmp_
 def test_lost_frames_are_counted_by_reason_with_an_event(tmp_path):
     with Spool(tmp_path / "s", settings(), monotonic=Clock()) as spool:
         spool.begin_source(MemorySource())
-        spool.lose(lost(frame(0), "truncated", "cut off after 12 bytes"))
-        spool.lose(lost(frame(1), "empty", "zero bytes"))
+        spool.pass_over(lost(frame(0), "truncated", "cut off after 12 bytes"))
+        spool.pass_over(lost(frame(1), "empty", "zero bytes"))
         assert spool.lost == 2
     with open_view(tmp_path / "s") as view:
         counts, by_reason = view.counts()

@@ -307,7 +307,7 @@ def fill(path: Path, stream: list[KnowledgeClusters]) -> None:
                 spool.append(unit, decision)
                 ladder.learn(decision)
             else:
-                spool.lose(unit)
+                spool.pass_over(unit)
 
 
 def test_dying_at_any_operation_and_going_on_gives_the_uninterrupted_result(tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from geal_edge.config import GuardKind
 from geal_edge.errors import UsageError
 from geal_edge.models.bundle import Bundle
 from geal_edge.runtime.backends.ort import OrtCpu
@@ -36,6 +37,13 @@ SpoolFolder: TypeAlias = Annotated[
 Fps: TypeAlias = Annotated[
     float | None,
     typer.Option(help="Look at this many frames per second of a video; the others are not seen at all."),
+]
+Guard: TypeAlias = Annotated[
+    GuardKind | None,
+    typer.Option(
+        help="Gate broken frames: by their pixels (dark, blurred, covered, frozen, ...); all also leaves out what is seen in "
+        "one frame alone, which costs cover. For recordings of a drive, not for single pictures. Default: none.",
+    ),
 ]
 Topics: TypeAlias = Annotated[
     list[str] | None,

@@ -10,6 +10,7 @@ from geal_edge.cli.common import (
     BundleFolder,
     Fps,
     Group,
+    Guard,
     Name,
     Quiet,
     Sources,
@@ -47,6 +48,7 @@ def run(
     again: Annotated[
         bool, typer.Option("--again", help="Read sources from their start that were read before.")
     ] = False,
+    guard: Guard = None,
     threads: Threads = None,
     quiet: Quiet = False,
 ) -> None:
@@ -56,6 +58,8 @@ def run(
 
     All cameras of one instant as one: `geal-edge run drive.mcap --topic '/cam_*' --group 0.02 --bundle bundle --spool spool
     --budget 50`
+
+    With no broken frames in it: `geal-edge run drive.mp4 --bundle bundle --spool spool --budget 50 --guard pixels`
     """
     opened = open_sources(sources, name=name, fps=fps, topics=topic, group_s=group)
     with Terminal(quiet=quiet) as watch, stopping_well() as stop:
@@ -69,6 +73,7 @@ def run(
                 group_s=group,
                 encoding=encoding,
                 again=again,
+                guard=guard,
                 watch=watch,
                 stop=stop,
             )
@@ -84,9 +89,10 @@ def run(
 def result_lines(view: SpoolView, spool: Path) -> Iterator[str]:
     """What a run came to, for people."""
     frames, _ = view.counts()
+    gated = f"{frames['gated']} gated, " if frames["gated"] else ""
     units = "" if view.group_s is None else f" units, of which {view.units()['selected']} are selected"
     yield (
         f"{frames['selected']} of {frames['seen']} frames selected, budget {view.budget}{units} "
-        f"({frames['not_new']} not new, {frames['evicted']} evicted, {frames['lost']} lost): {spool}"
+        f"({frames['not_new']} not new, {frames['evicted']} evicted, {gated}{frames['lost']} lost): {spool}"
     )
     yield certificate_words(view.certificate(), frames["selected"])

@@ -12,6 +12,7 @@ from geal_edge.cli.common import (
     BundleFolder,
     Fps,
     Group,
+    Guard,
     Name,
     Quiet,
     Terminal,
@@ -28,6 +29,7 @@ from geal_edge.config import (
     PRESETS,
     SELECTIONS,
     ClusterConfig,
+    Downsampling,
     Metric,
     Preset,
     RatioRule,
@@ -36,7 +38,7 @@ from geal_edge.config import (
     SelectionConfig,
     Strategy,
 )
-from geal_edge.errors import UsageError
+from geal_edge.errors import Interrupted, UsageError
 from geal_edge.models.bundle import Manifest
 from geal_edge.runtime import pool
 from geal_edge.runtime.features import Features, LateEncoder
@@ -90,7 +92,8 @@ def select(
         Strategy,
         typer.Option(
             help="The method, or what it is measured against: at random, evenly in time, every n-th frame, "
-            "K-Center-Greedy over one vector per frame.",
+            "K-Center-Greedy over one vector per frame. Or another goal: the smallest mean distance, or farthest first "
+            "where frames are many.",
             rich_help_panel=SELECTION,
         ),
     ] = "geal",
@@ -139,6 +142,15 @@ def select(
     kmeans_metric: Annotated[
         Metric | None, typer.Option(help="Distance within a frame.", rich_help_panel=CLUSTERS)
     ] = None,
+    downsampling: Annotated[
+        Downsampling | None,
+        typer.Option(
+            help="Instead of clusters, as the paper's ablation: the feature map resized (A1), random patches (A2), random "
+            "distilled ones (A3), the most attended ones (A4).",
+            rich_help_panel=CLUSTERS,
+        ),
+    ] = None,
+    guard: Guard = None,
     threads: Threads = None,
     quiet: Quiet = False,
 ) -> None:
@@ -159,7 +171,7 @@ def select(
         watch, stop = stack.enter_context(Terminal(quiet=quiet)), stack.enter_context(stopping_well())
         encoder = stack.enter_context(LateEncoder(open_encoder(bundle, threads)))
         manifest = encoder.bundle.manifest
-        recipe = _recipe(manifest, preset, attention_ratio, ratio_rule, clusters_per_frame, kmeans_metric)
+        recipe = _recipe(manifest, preset, attention_ratio, ratio_rule, clusters_per_frame, kmeans_metric, downsampling)
         config = _config(manifest, preset, strategy, metric, sampling, reduction)
         store = None if features is None else stack.enter_context(Features(features, manifest, writable=True))
         say_notes(opened, watch)
@@ -178,6 +190,7 @@ def select(
             config=config,
             features=store,
             known=known or [],
+            guard=guard,
             watch=watch,
             stop=stop,
         )
@@ -188,13 +201,20 @@ def select(
         pool.write_picks(out, picks)
         frames = picks["frames"]
         already = f", {frames['known']} known" if known else ""
+        gated = f", {frames['gated']} gated" if guard else ""
         units = "" if group is None else f" in {len(selection.picks)} units"
         watch.say(
-            f"{frames['selected']} of {frames['seen']} frames selected{units}{already}, {frames['lost']} lost: {out}"
+            f"{frames['selected']} of {frames['seen']} frames selected{units}{already}{gated}, "
+            f"{frames['lost']} lost: {out}"
         )
+        what = "frames" if group is None else "units"
+        if selection.cut:
+            raise Interrupted(
+                f"Stopped after {len(selection.picks)} of {budget} picks. {out} has them, and says that it was cut: it is the "
+                f"selection of {len(selection.picks)} {what}."
+            )
         if len(selection.picks) < budget:
             which = "could be judged and were not known" if known else "could be judged"
-            what = "frames" if group is None else "units"
             watch.warn(f"only {len(selection.picks)} {what} {which}, so all of them are in the order.")
         untrained_note(manifest.untrained, watch)
         watch.say(f"\nNext: geal-edge report {out} -o report.html")
@@ -207,6 +227,7 @@ def _recipe(
     ratio_rule: RatioRule | None,
     clusters_per_frame: int | None,
     kmeans_metric: Metric | None,
+    downsampling: Downsampling | None,
 ) -> ClusterConfig:
     base = manifest.clusters if preset is None else PRESETS[preset]
     given = {
@@ -214,6 +235,7 @@ def _recipe(
         "ratio_rule": ratio_rule,
         "clusters_per_frame": clusters_per_frame,
         "kmeans_metric": kmeans_metric,
+        "downsampling": downsampling,
     }
     return replace(base, **_set(given))
 

@@ -170,7 +170,8 @@ def feature_space(manifest: Manifest, clusters: ClusterConfig) -> str:
     `clusters` may differ from the bundle's own preset: other knobs at `select` are another space.
     """
     # A seed that is never drawn from decides nothing.
-    seed = {} if clusters.kmeans_start == "random" else {"kmeans_seed": None}
+    draws = clusters.kmeans_start == "random" or clusters.downsampling in ("A2", "A3")
+    seed = {} if draws else {"kmeans_seed": None}
     decides = {**_decides_tokens(manifest), "clusters": {**clusters.as_dict(), **seed}}
     return "fs-" + hashlib.sha256(canonical_json(decides)).hexdigest()[:16]
 

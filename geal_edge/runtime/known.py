@@ -205,7 +205,16 @@ class _Reader:
 
     def _judged(self, record: FrameRecord, encoded: Encoded) -> KnownFrame:
         try:
-            return _known(pool_frame(record, encoded, self.recipe, raw=self.raw, embedding=self.embedding))
+            return _known(
+                pool_frame(
+                    record,
+                    encoded,
+                    self.recipe,
+                    grid=self.encoder.bundle.manifest.grid,
+                    raw=self.raw,
+                    embedding=self.embedding,
+                )
+            )
         except FrameError as error:
             self.watch.warn(f"{record.id}: known, but not counted as covered: {error}")
             return KnownFrame(id=record.id, digest=record.digest)

@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -13,20 +14,24 @@ from typing import Any, Protocol
 import numpy as np
 
 import geal_edge
-from geal_edge.config import PRESETS, SELECTIONS, ClusterConfig, SelectionConfig
-from geal_edge.errors import FrameError, Interrupted, SourceClash, SourceError, UsageError
+from geal_edge.config import PRESETS, SELECTIONS, ClusterConfig, GuardKind, SelectionConfig
+from geal_edge.errors import FrameError, FrameGated, Interrupted, SourceClash, SourceError, UsageError
 from geal_edge.models.bundle import Bundle, feature_space
 from geal_edge.runtime import baselines, durable, kcenter
+from geal_edge.runtime.clusters import Rows
 from geal_edge.runtime.distance import chord
 from geal_edge.runtime.encoder import Encoded
 from geal_edge.runtime.features import Encodes, Features, FrameRecord, StoredSource, record_of
-from geal_edge.runtime.frame import usable
+from geal_edge.runtime.frame import Frame, LostFrame, usable
+from geal_edge.runtime.guard import Guard
 from geal_edge.runtime.kcenter import Pick, draw_first, offsets_of
 from geal_edge.runtime.known import Known, read_known
 from geal_edge.runtime.observer import Observer
+from geal_edge.runtime.persistence import BoolArray
 from geal_edge.runtime.pipeline import warn_of_aspect
-from geal_edge.runtime.poolframe import PoolFrame, pool_frame
+from geal_edge.runtime.poolframe import PoolFrame, only_clusters, pool_frame
 from geal_edge.runtime.sources import Source
+from geal_edge.runtime.stopping import Stop
 from geal_edge.runtime.threads import one_blas_thread
 from geal_edge.runtime.units import Instants, begins_of, recorded_at
 
@@ -52,11 +57,12 @@ class NamedSource(Protocol):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
     """frames: all that could be judged, in source order; units: runs of indices into them, one for each frame unless they are
-    grouped; lost: reason -> n; recipe: what made their clusters."""
+    grouped; lost, gated: reason -> n; recipe: what made their clusters."""
 
     frames: tuple[PoolFrame, ...]
     units: tuple[range, ...]
     lost: dict[str, int]
+    gated: dict[str, int]
     recipe: ClusterConfig
 
 
@@ -68,19 +74,24 @@ class PoolSelection:
     units   runs of indices into them
     picks   indices of units, in the order of the strategy; under the method, the greedy order
     lost    reason -> n
+    gated   reason -> n
     group_s  the tolerance that formed units of several frames; None: every frame is a unit
     first   the id that the user began with, None where it was drawn or followed from `known`
+    cut     stopped before `budget` was reached: the picks are the selection of their number
     """
 
     frames: tuple[PoolFrame, ...]
     units: tuple[range, ...]
     picks: tuple[Pick, ...]
     lost: dict[str, int]
+    gated: dict[str, int]
+    guard: GuardKind | None
     group_s: float | None
     recipe: ClusterConfig
     config: SelectionConfig
     first: str | None
     known: Known
+    cut: bool = False
 
 
 def select(
@@ -95,8 +106,9 @@ def select(
     config: SelectionConfig | None = None,
     features: Features | None = None,
     known: Sequence[Path] = (),
+    guard: GuardKind | None = None,
     watch: Observer,
-    stop: Callable[[], bool] = lambda: False,
+    stop: Stop | None = None,
 ) -> PoolSelection:
     """Encode every frame of the sources, then pick `budget` of them; by default by exact K-Center-Greedy.
 
@@ -108,10 +120,13 @@ def select(
     config    how frames are ordered; default: as the bundle's preset does
     features  read from there what is stored, and store what is not; with no sources: all that is stored
     known     picks files, spools, features folders or folders of images that count as covered (runtime/known.py)
+    guard     leave out broken frames, and with `all` what was there for one frame alone (runtime/guard.py)
 
     A budget of at least the pool orders all of it. Raises UsageError for a call that cannot be meant, SourceClash for two
-    sources of one name, SourceError where no frame could be judged, Interrupted once `stop()` says so.
+    sources of one name, SourceError where no frame could be judged, Interrupted where `stop` was asked before the first pick;
+    once it is asked later, what was picked so far is the result.
     """
+    stop = stop or Stop()
     if budget < 1:
         raise UsageError(f"-n {budget}: must be at least 1")
     manifest = encoder.bundle.manifest
@@ -123,6 +138,7 @@ def select(
         recipe=recipe,
         config=config,
         features=features,
+        guard=guard,
         watch=watch,
         stop=stop,
     )
@@ -137,16 +153,21 @@ def select(
         stop=stop,
     )
     picks = choose(pool, config, budget, seed=seed, first=first, known=covered, watch=watch, stop=stop)
+    if not picks:
+        raise Interrupted("Stopped before anything was selected; nothing was written.")
     return PoolSelection(
         frames=pool.frames,
         units=pool.units,
         picks=tuple(picks),
         lost=pool.lost,
         group_s=group_s,
+        gated=pool.gated,
+        guard=guard,
         recipe=pool.recipe,
         config=config,
         first=first,
         known=covered,
+        cut=len(picks) < min(budget, len(_open_units(pool, covered))),
     )
 
 
@@ -159,8 +180,9 @@ def read_pool(
     config: SelectionConfig | None = None,
     features: Features | None = None,
     embedding: bool = False,
+    guard: GuardKind | None = None,
     watch: Observer,
-    stop: Callable[[], bool] = lambda: False,
+    stop: Stop | None = None,
 ) -> Pool:
     """Encode all frames of the sources, or take their stored features, and group them by the recipe.
 
@@ -175,6 +197,10 @@ def read_pool(
             f"--strategy {config.strategy}: needs CLS embeddings, and {encoder.bundle.path} was exported with --no-cls. "
             "Export it without."
         )
+    if guard is not None and features is not None:
+        raise UsageError(
+            f"--guard {guard}: looks at the frames themselves, and --features holds none of them. Leave one of the two out."
+        )
     for name, times in Counter(source.name for source in sources).items():
         if times > 1:
             raise SourceClash(
@@ -186,11 +212,13 @@ def read_pool(
         raw=config.metric == "euclidean",
         embedding=embedding or _asks_embedding(config),
         features=features,
+        guard=guard,
         watch=watch,
-        stop=stop,
+        stop=stop or Stop(),
         frames=[],
         lost=Counter(),
-        lost_at=[],
+        passed_over=[],
+        gated=Counter(),
     )
     with one_blas_thread():
         for source in sources:
@@ -203,7 +231,8 @@ def read_pool(
                     )
                 reader.read_stored(stored)
     if not reader.frames:
-        raise SourceError(f"none of the {reader.lost.total()} frames could be used ({_reasons(reader.lost)}).")
+        left_out = reader.lost + reader.gated
+        raise SourceError(f"none of the {left_out.total()} frames could be used ({_reasons(left_out)}).")
     if _asks_embedding(config) and any(frame.embedding is None for frame in reader.frames):
         raise UsageError(
             f"--strategy {config.strategy}: needs CLS embeddings, and the stored features have none. "
@@ -211,24 +240,25 @@ def read_pool(
         )
     return Pool(
         frames=tuple(reader.frames),
-        units=tuple(units_of(reader.frames, reader.lost_at, group_s)),
+        units=tuple(units_of(reader.frames, reader.passed_over, group_s)),
         lost=dict(reader.lost),
+        gated=dict(reader.gated),
         recipe=reader.recipe,
     )
 
 
 def units_of(
-    frames: Sequence[PoolFrame], lost: Sequence[tuple[str, int, str]], group_s: float | None
+    frames: Sequence[PoolFrame], passed_over: Sequence[tuple[str, int, str]], group_s: float | None
 ) -> Iterator[range]:
-    """The units of a pool as runs of its frames, cut as `units` cuts the sources' frames, lost ones among them.
+    """The units of a pool as runs of its frames, cut as `units` cuts the sources' frames, lost and gated ones among them.
 
-    lost  (source, frame_index, id)
+    passed_over  (source, frame_index, id) of the latter
     """
     if group_s is None:
         yield from (range(i, i + 1) for i in range(len(frames)))
         return
     seen = [(frame.source, frame.frame_index, frame.id, True) for frame in frames]
-    seen += [(*place, False) for place in lost]
+    seen += [(*place, False) for place in passed_over]
     rank = {source: n for n, source in enumerate(dict.fromkeys(source for source, *_ in seen))}
     seen.sort(key=lambda item: (rank[item[0]], item[1]))
     begin = end = 0
@@ -245,18 +275,20 @@ def units_of(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _PoolReader:
-    """Gathers `frames` and `lost`, source by source; `lost_at`: (source, frame_index, id) of the latter."""
+    """Gathers `frames`, `lost` and `gated`, source by source; `passed_over`: (source, frame_index, id) of the latter two."""
 
     encoder: Encodes
     recipe: ClusterConfig
     raw: bool
     embedding: bool
     features: Features | None
+    guard: GuardKind | None
     watch: Observer
-    stop: Callable[[], bool]
+    stop: Stop
     frames: list[PoolFrame]
     lost: Counter[str]
-    lost_at: list[tuple[str, int, str]]
+    gated: Counter[str]
+    passed_over: list[tuple[str, int, str]]
 
     def read(self, source: Source) -> None:
         """All frames of a source: those that are stored first, which are its first, and then the rest of it."""
@@ -268,22 +300,33 @@ class _PoolReader:
             self._take_stored(stored)
             if stored.finished:
                 return
-        for item in source.frames(after=-1 if stored is None else stored.cursor):
-            try:
-                frame = usable(item)
-                encoded = self.encoder(frame.image)
-            except FrameError as error:
-                if self.features is not None:
-                    self.features.lose(item, error)
-                self._lose(item.source, item.frame_index, item.id, error.reason, str(error))
-            else:
-                record = record_of(frame)
-                if self.features is not None:
-                    self.features.append(record, encoded)
-                self._judge(record, encoded)
-            self._step()
+        guard = None if self.guard is None else Guard(self.guard)
+        try:
+            for item in self.stop.between(source.frames(after=-1 if stored is None else stored.cursor)):
+                self._read(item, guard)
+        except Interrupted as error:  # while the source looked for its next frame
+            raise self._interrupted() from error
         if self.features is not None:
             self.features.finish(source.name)
+
+    def _read(self, item: Frame | LostFrame, guard: Guard | None) -> None:
+        try:
+            frame = usable(item)
+            if guard is not None:
+                guard.before(frame)
+            encoded = self.encoder(frame.image)
+        except FrameGated as gate:
+            self._gate(item.source, item.frame_index, item.id, gate)
+        except FrameError as error:
+            if self.features is not None:
+                self.features.lose(item, error)
+            self._lose(item.source, item.frame_index, item.id, error.reason, str(error))
+        else:
+            record = record_of(frame)
+            if self.features is not None:
+                self.features.append(record, encoded)
+            self._judge(record, encoded, None if guard is None else partial(guard.counts, frame))
+        self._step()
 
     def read_stored(self, stored: StoredSource) -> None:
         """A source of which only the stored features are at hand."""
@@ -303,28 +346,46 @@ class _PoolReader:
             self._judge(record, encoded)
             self._step()
 
-    def _judge(self, record: FrameRecord, encoded: Encoded) -> None:
+    def _judge(self, record: FrameRecord, encoded: Encoded, counts: Callable[[Rows], BoolArray] | None = None) -> None:
         try:
-            frame = pool_frame(record, encoded, self.recipe, raw=self.raw, embedding=self.embedding)
+            frame = pool_frame(
+                record,
+                encoded,
+                self.recipe,
+                grid=self.encoder.bundle.manifest.grid,
+                raw=self.raw,
+                embedding=self.embedding,
+            )
+            if counts is not None:
+                frame = only_clusters(frame, counts(frame.clusters.rows))
+        except FrameGated as gate:
+            self._gate(record.source, record.frame_index, record.id, gate)
         except FrameError as error:
             self._lose(record.source, record.frame_index, record.id, error.reason, str(error))
         else:
             self.frames.append(frame)
 
+    def _gate(self, source: str, frame_index: int, id_: str, gate: FrameGated) -> None:
+        self.gated[gate.reason] += 1
+        self.passed_over.append((source, frame_index, id_))
+
     def _lose(self, source: str, frame_index: int, id_: str, reason: str, detail: str) -> None:
         self.lost[reason] += 1
-        self.lost_at.append((source, frame_index, id_))
+        self.passed_over.append((source, frame_index, id_))
         self.watch.warn(f"{id_}: lost, {detail}")
 
     def _step(self) -> None:
         self.watch.advance(lost=self.lost.total())
         if self.stop():
-            if self.features is None:
-                raise Interrupted("Stopped before the selection; nothing was written.")
-            raise Interrupted(
-                f"Stopped before the selection; the features so far are in {self.features.path}. "
-                "The same command goes on from there."
-            )
+            raise self._interrupted()
+
+    def _interrupted(self) -> Interrupted:
+        if self.features is None:
+            return Interrupted("Stopped before the selection; nothing was written.")
+        return Interrupted(
+            f"Stopped before the selection; the features so far are in {self.features.path}. "
+            "The same command goes on from there."
+        )
 
 
 def choose(
@@ -336,16 +397,17 @@ def choose(
     first: str | None = None,
     known: Known | None = None,
     watch: Observer,
-    stop: Callable[[], bool] = lambda: False,
+    stop: Stop | None = None,
 ) -> list[Pick]:
     """Order at most `budget` units of a pool by a strategy, the method's or a baseline's.
 
     The picks of a baseline tell the distances of its order in the method's own terms: cluster to nearest cluster before.
-    Raises UsageError where `first` cannot be begun with, or nothing is left to pick, Interrupted once `stop()` says so.
+    Once `stop` is asked, the picks so far are the result. Raises UsageError where `first` cannot be begun with, or nothing is
+    left to pick.
     """
+    stop = stop or Stop()
     known = known or Known()
-    open_frames = set(known.open_frames(pool.frames))
-    units = [number for number, unit in enumerate(pool.units) if open_frames.intersection(unit)]
+    units = _open_units(pool, known)
     if not units:
         raise UsageError(f"all {len(pool.frames)} frames of the pool are known already: nothing is left to pick.")
     rows = np.concatenate([frame.rows for frame in pool.frames])
@@ -354,15 +416,13 @@ def choose(
     covered = known.rows()
     begin: int | None = None
     if first is not None:
-        begin = _unit_of(first, pool, open_frames, config)
+        begin = _unit_of(first, pool, set(known.open_frames(pool.frames)), config)
     elif covered is None:
         begin = units[draw_first(len(units), seed)]
     watch.begin("selecting", min(budget, len(units)))
 
     def on_pick(_: int) -> None:
         watch.advance()
-        if stop():
-            raise Interrupted("Stopped while selecting; nothing was written.")
 
     if config.strategy == "random":
         order = [units[i] for i in baselines.random_order(len(units), budget, seed)]
@@ -380,6 +440,15 @@ def choose(
             known=known.embeddings(),
             metric="cosine" if config.strategy == "coreset-cosine" else "euclidean",
             on_pick=on_pick,
+            stop=stop,
+        )
+    elif config.strategy == "facility-location":
+        order = baselines.facility_location(
+            rows, offsets, budget, units=units, known=covered, seed=seed, on_pick=on_pick, stop=stop
+        )
+    elif config.strategy == "density":
+        order = baselines.density_aware(
+            rows, offsets, budget, first=begin, units=units, known=covered, seed=seed, on_pick=on_pick, stop=stop
         )
     elif config.sampling == "probability":
         return kcenter.sample_by_distance(
@@ -392,14 +461,31 @@ def choose(
             known=covered,
             metric=config.metric,
             on_pick=on_pick,
+            stop=stop,
         )
     elif config.reduction == "mean":
         return kcenter.k_center_by_mean(
-            rows, offsets, budget, first=begin, units=units, known=covered, metric=config.metric, on_pick=on_pick
+            rows,
+            offsets,
+            budget,
+            first=begin,
+            units=units,
+            known=covered,
+            metric=config.metric,
+            on_pick=on_pick,
+            stop=stop,
         )
     else:
         return kcenter.k_center_greedy(
-            rows, offsets, budget, first=begin, pools=[units], known=covered, metric=config.metric, on_pick=on_pick
+            rows,
+            offsets,
+            budget,
+            first=begin,
+            pools=[units],
+            known=covered,
+            metric=config.metric,
+            on_pick=on_pick,
+            stop=stop,
         )
     return kcenter.trace(rows, offsets, order, known=covered)
 
@@ -408,9 +494,15 @@ def _asks_embedding(config: SelectionConfig) -> bool:
     return config.strategy in ("coreset-cosine", "coreset-euclidean")
 
 
+def _open_units(pool: Pool, known: Known) -> list[int]:
+    """Units with a frame that is not known: what may be picked."""
+    open_frames = set(known.open_frames(pool.frames))
+    return [number for number, unit in enumerate(pool.units) if open_frames.intersection(unit)]
+
+
 def _unit_of(id_: str, pool: Pool, open_frames: set[int], config: SelectionConfig) -> int:
     """The unit of the frame that the user wants to begin with."""
-    if config.strategy in ("random", "uniform", "every-nth"):
+    if config.strategy in ("random", "uniform", "every-nth", "facility-location"):
         raise UsageError(f"--first {id_}: --strategy {config.strategy} does not begin with a frame of one's choice.")
     by_id = {pool.frames[i].id: number for number, unit in enumerate(pool.units) for i in unit if i in open_frames}
     if id_ in by_id:
@@ -465,12 +557,16 @@ def picks_json(
             }
         ),
         "frames": {
-            "seen": len(selection.frames) + sum(selection.lost.values()),
+            "seen": len(selection.frames) + sum(selection.lost.values()) + sum(selection.gated.values()),
             "lost": sum(selection.lost.values()),
+            "gated": sum(selection.gated.values()),
             "known": len(selection.frames) - len(open_frames),
             "selected": len(picks),
         },
+        "cut": selection.cut,
         "lost": selection.lost,
+        "guard": selection.guard,
+        "gated": selection.gated,
         "known": [
             {"path": known.path, "kind": known.kind, "frames": len(known.frames)} for known in selection.known.paths
         ],

@@ -1,16 +1,19 @@
 """What selection remembers of a frame: its clusters, in the form that will be measured, and never its image."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from geal_edge.config import ClusterConfig
-from geal_edge.runtime.clusters import IntArray, KnowledgeClusters, Rows, knowledge_clusters
+from geal_edge.runtime.clusters import IntArray, KnowledgeClusters, Rows, knowledge_clusters, unit_rows
 from geal_edge.runtime.distill import distill
+from geal_edge.runtime.downsampling import downsample
 from geal_edge.runtime.encoder import Encoded
 from geal_edge.runtime.features import FrameRecord
 from geal_edge.runtime.kcenter import RawRows
+from geal_edge.runtime.persistence import BoolArray, only
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,16 +41,19 @@ class PoolFrame:
 
 
 def pool_frame(
-    record: FrameRecord, encoded: Encoded, recipe: ClusterConfig, *, raw: bool = False, embedding: bool = False
+    record: FrameRecord,
+    encoded: Encoded,
+    recipe: ClusterConfig,
+    *,
+    grid: tuple[int, int],
+    raw: bool = False,
+    embedding: bool = False,
 ) -> PoolFrame:
-    """Group one frame's features by a recipe. Raises FrameError (`degenerate`) where nothing in it could be judged."""
-    distilled = distill(
-        encoded.patch_features,
-        encoded.cls_attention,
-        attention_ratio=recipe.attention_ratio,
-        ratio_rule=recipe.ratio_rule,
-    )
-    clusters = knowledge_clusters(distilled, recipe)
+    """Group one frame's features by a recipe. Raises FrameError (`degenerate`) where nothing in it could be judged.
+
+    grid  (rows, columns) of its patches
+    """
+    clusters, centres = _grouped(record, encoded, recipe, grid)
     return PoolFrame(
         id=record.id,
         source=record.source,
@@ -55,10 +61,36 @@ def pool_frame(
         capture_time_ns=record.capture_time_ns,
         digest=record.digest,
         clusters=clusters,
-        raw=raw_rows(distilled.tokens, clusters.patch_cluster[distilled.patches].astype(np.intp)) if raw else None,
+        raw=centres() if raw else None,
         # A copy: stored features come as views of a file, which would stay mapped with every frame.
         embedding=np.array(encoded.cls_embedding) if embedding and encoded.cls_embedding is not None else None,
     )
+
+
+def only_clusters(frame: PoolFrame, counts: BoolArray) -> PoolFrame:
+    """The frame with those of its clusters (C,) that count, at least one."""
+    raw = None if frame.raw is None else frame.raw[counts]
+    return replace(frame, clusters=only(frame.clusters, counts), raw=raw)
+
+
+def _grouped(
+    record: FrameRecord, encoded: Encoded, recipe: ClusterConfig, grid: tuple[int, int]
+) -> tuple[KnowledgeClusters, Callable[[], RawRows]]:
+    """A frame's clusters, and what gives their centres before they were made unit rows."""
+    if recipe.downsampling != "clusters":
+        vectors, patch_cluster = downsample(
+            encoded.patch_features, encoded.cls_attention, recipe, grid=grid, frame_id=record.id
+        )
+        clusters = KnowledgeClusters(rows=unit_rows(vectors), patch_cluster=patch_cluster)
+        return clusters, lambda: vectors.astype(np.float32)
+    distilled = distill(
+        encoded.patch_features,
+        encoded.cls_attention,
+        attention_ratio=recipe.attention_ratio,
+        ratio_rule=recipe.ratio_rule,
+    )
+    clusters = knowledge_clusters(distilled, recipe)
+    return clusters, lambda: raw_rows(distilled.tokens, clusters.patch_cluster[distilled.patches].astype(np.intp))
 
 
 def raw_rows(tokens: npt.NDArray[np.floating], labels: IntArray) -> RawRows:

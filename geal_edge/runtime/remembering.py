@@ -207,6 +207,7 @@ def _of_picks(path: Path, id_: str, region: Region | None, encoder: Encodes | No
 
 
 def _encoded_again(selection: Selection, frame: SelectedFrame, encoder: Encodes, stop: Callable[[], bool]) -> PoolFrame:
+    manifest = encoder.bundle.manifest
     source = next((source for source in selection.sources if source.name == frame.source), None)
     if source is None:
         raise UsageError(
@@ -216,7 +217,7 @@ def _encoded_again(selection: Selection, frame: SelectedFrame, encoder: Encodes,
         if not isinstance(item, str):
             try:
                 found = usable(item)
-                return pool_frame(record_of(found), encoder(found.image), encoder.bundle.manifest.clusters)
+                return pool_frame(record_of(found), encoder(found.image), manifest.clusters, grid=manifest.grid)
             except FrameError as error:
                 raise SourceError(f"{frame.id}: cannot be judged again: {error}") from error
         raise SourceError(f"{frame.id}: {item}")

@@ -11,13 +11,14 @@ On disk (mode 0700):
 
 spool.db, schema 2:
 
-    meta      key -> value: schema, producer, bundle digest, feature space, preset, grid, untrained; group_s where given
+    meta      key -> value: schema, producer, bundle digest, feature space, preset, grid, untrained; group_s and guard where
+              given
     rounds    round, open, budget, max_retained, release rule, length_s, elapsed_s, price (of `immediate`)
     units     unit (the number), round, state, levels, squared_novelty, radius, witness, nearest, evicted_by; once released:
               its place in the order of its round, and the distance and witness by which it came there
     frames    frame, unit, id, source, frame_index, capture_time_ns, stored_ns, file, bytes, sha256, clusters, patch map
     deaths    round, level, natural, unit (the first unit not in it): levels that ended; the ladder starts without them
-    counters  name -> n: seen, not_new, gated, evicted, lost:<reason>
+    counters  name -> n: seen, not_new, evicted, lost:<reason>, gated:<reason>
     sources   name, kind, fingerprint, fps, cursor (last frame_index counted), finished, first_seen
     timeline  bucket -> frames, retained, lost, novelty, radius;   events: name, wall time, version, detail (newest 10,000)
 
@@ -54,6 +55,7 @@ from typing import Any
 import numpy as np
 
 import geal_edge
+from geal_edge.config import GuardKind
 from geal_edge.errors import (
     FeatureSpaceMismatch,
     Interrupted,
@@ -106,6 +108,7 @@ class SpoolSettings:
     release        when selected units become final (release.py); recorded sources: at the end of their one round
     length_s       how long a round lasts, in seconds of the clock that rounds run on; None: until it is ended
     group_s        the tolerance that forms units, in seconds (units.py); None: every frame is a unit
+    guard          which frames are gated (guard.py); None: none
     """
 
     bundle: str
@@ -117,6 +120,7 @@ class SpoolSettings:
     release: ReleaseRule = "round_end"
     length_s: float | None = None
     group_s: float | None = None
+    guard: GuardKind | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,6 +204,8 @@ class Spool:
         }
         if self.settings.group_s is not None:
             wanted["group_s"] = json.dumps(float(self.settings.group_s))
+        if self.settings.guard is not None:
+            wanted["guard"] = self.settings.guard
         if not is_created(self._db):
             self._require_no_frames()
             with self._transaction():
@@ -226,6 +232,11 @@ class Spool:
             raise SpoolMismatch(
                 f"{self.path}: its units were formed with {was}, now it is {now}. Its budget counts such units: "
                 f"go on with {was}, or use another --spool."
+            )
+        if found.get("guard") != wanted.get("guard"):
+            was, now = (_guard_words(meta.get("guard")) for meta in (found, wanted))
+            raise SpoolMismatch(
+                f"{self.path}: its frames were judged with {was}, now it is {now}. Go on with {was}, or use another --spool."
             )
         if self._db.execute("SELECT 1 FROM rounds WHERE open").fetchone() is None:
             self._begin_next_round()
@@ -279,6 +290,7 @@ class Spool:
         self._new_events: list[tuple[str, int, str, str]] = []
         self._tombstones: list[tuple[int, str]] = []
         self._flushed_at = self._monotonic()
+        self._gated: dict[tuple[str, str | None], str] = {}  # (source, topic) -> why its last frame was held back
 
     def _recover(self) -> None:
         self._tombstones = list(
@@ -363,7 +375,7 @@ class Spool:
             for place, judged in enumerate(unit.frames):
                 data, ending = stored_form(judged.frame, self._encoding)
                 stored.append(_Stored(judged, f"{decision.unit:08d}{f'-{place}' if place else ''}.{ending}", data))
-        self._count_lost(unit)
+        self._count_seen(unit)
         self._count("not_new", 0 if decision.retain else len(unit.frames))
         for place in range(len(unit.frames)):
             # The report finds a unit on the time line by counting those that were retained: one for all its frames.
@@ -419,9 +431,9 @@ class Spool:
         durable.make_folder(path.parent, mode=0o700)
         write_memory(path, remember(memory, entries))
 
-    def lose(self, unit: JudgedUnit) -> None:
-        """Count a unit that no decision saw: all its frames are lost, each for its reason."""
-        self._count_lost(unit)
+    def pass_over(self, unit: JudgedUnit) -> None:
+        """Count a unit that no decision saw: all its frames are lost or gated, each for its reason."""
+        self._count_seen(unit)
         self._flush_when_due()
 
     def finish_source(self, name: str) -> None:
@@ -447,16 +459,27 @@ class Spool:
             self._counters[name] += n
             self._dirty_counters.add(name)
 
-    def _count_lost(self, unit: JudgedUnit) -> None:
-        """Count all frames of a unit as seen, and the lost ones as such. Nothing may flush before the rest is counted."""
+    def _count_seen(self, unit: JudgedUnit) -> None:
+        """Count all frames of a unit as seen, and the lost and gated ones as such. Nothing may flush before the rest is
+        counted. A stretch of frames of one camera that are gated for one reason is one event: a night must not push all
+        other events out."""
         source, cursor = unit.cursor
-        self._count("seen", len(unit.frames) + len(unit.lost))
+        self._count("seen", len(unit.frames) + len(unit.lost) + len(unit.gated))
         self._sources[source] = SourceState(cursor=cursor, finished=False)
         self._dirty_sources.add(source)
         for item, error in unit.lost:
             self._count(f"lost:{error.reason}")
             self.timeline.add(lost=True)
             self.event("frame_lost", id=item.id, reason=error.reason, detail=error.detail)
+            self._gated.pop((item.source, item.topic), None)
+        for item, gate in unit.gated:
+            self._count(f"gated:{gate.reason}")
+            self.timeline.add(lost=True)
+            if self._gated.get((item.source, item.topic)) != gate.reason:
+                self.event("frames_gated", id=item.id, reason=gate.reason)
+            self._gated[item.source, item.topic] = gate.reason
+        for judged in unit.frames:
+            self._gated.pop((judged.frame.source, judged.frame.topic), None)
 
     def _insert_unit(self, decision: Decision, stored: Sequence["_Stored"]) -> None:
         self._db.execute(
@@ -624,6 +647,10 @@ def _rule_words(release: str, length_s: float | None) -> str:
 
 def _group_words(group_s: str | None) -> str:
     return "no --group" if group_s is None else f"--group {float(group_s):g}"
+
+
+def _guard_words(guard: str | None) -> str:
+    return "no --guard" if guard is None else f"--guard {guard}"
 
 
 def _fps_words(fps: float | None) -> str:

@@ -305,7 +305,7 @@ class SpoolView:
         frames = {
             "seen": counters.get("seen", 0),
             "not_new": counters.get("not_new", 0),
-            "gated": counters.get("gated", 0),
+            "gated": sum(self.gated().values()),
             "lost": sum(lost.values()),
             "retained": retained,
             "selected": self._selected_frames(retained),
@@ -346,6 +346,11 @@ class SpoolView:
             return units["selected"] * int(sizes.pop())  # whichever they are: the order takes a while to work out
         return sum(of_unit[pick.unit] for pick in self.ladder().selected())
 
+    def gated(self) -> dict[str, int]:
+        """Frames that a gate held back, by reason."""
+        rows = self._db.execute("SELECT substr(name, 7), n FROM counters WHERE name LIKE 'gated:%' ORDER BY name")
+        return dict(rows.fetchall())
+
     def status(self) -> dict[str, Any]:
         """The machine form of `status --json` (docs/formats.md)."""
         frames, lost = self.counts()
@@ -361,6 +366,7 @@ class SpoolView:
             "frames": frames,
             **({} if self.group_s is None else {"units": self.units(), "group_s": self.group_s}),
             "lost": lost,
+            "gated": self.gated(),
             "budget": [
                 {
                     "unit": counted,

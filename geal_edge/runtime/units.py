@@ -7,7 +7,7 @@ topic. A message that was logged after the next instant had begun stands alone a
 judged all the same, in smaller units. What belongs to no topic or no time (a stretch that cannot be read) is a unit of its own.
 
 Where a unit begins depends on nothing before it, so a source that goes on behind a whole unit is cut as if it had never been
-interrupted. Lost frames take part: what can be read of an instant does not change which instant it is.
+interrupted. Lost and gated frames take part: what can be judged of an instant does not change which instant it is.
 """
 
 import math
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from geal_edge.errors import FrameError, UsageError
+from geal_edge.errors import FrameError, FrameGated, UsageError
 from geal_edge.runtime.clusters import KnowledgeClusters
 from geal_edge.runtime.frame import Frame, LostFrame
 
@@ -38,23 +38,24 @@ class JudgedFrame:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgedUnit:
-    """A unit that was looked at: the frames that a decision can see, and those that are lost, with the reason. Of the two
-    together at least one; each in the source's order."""
+    """A unit that was looked at: the frames that a decision can see, and those that are lost or gated, with the reason. Of
+    the three together at least one; each in the source's order."""
 
     frames: tuple[JudgedFrame, ...]
     lost: tuple[tuple[Frame | LostFrame, FrameError], ...] = ()
+    gated: tuple[tuple[Frame | LostFrame, FrameGated], ...] = ()
 
     @property
     def id(self) -> str:
-        """That of its first frame that is not lost."""
+        """That of its first frame that a decision can see."""
         return self.frames[0].frame.id
 
     @property
     def cursor(self) -> tuple[str, int]:
-        """(source, frame_index) of its last frame, lost or not."""
-        last = max(
-            [judged.frame for judged in self.frames] + [item for item, _ in self.lost], key=lambda f: f.frame_index
-        )
+        """(source, frame_index) of its last frame, whatever became of it."""
+        items = [judged.frame for judged in self.frames]
+        passed_over = [item for item, _ in (*self.lost, *self.gated)]
+        last = max([*items, *passed_over], key=lambda f: f.frame_index)
         return last.source, last.frame_index
 
     @property

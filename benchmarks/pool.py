@@ -1,0 +1,161 @@
+"""Pool selection against the plain forms of the same algorithm: how much faster, how many fewer distances, the same picks.
+
+    python -m benchmarks.pool [--frames 4000] [--budget 400] [--repeats 3] [--bundle BUNDLE --source SOURCE...] [--peers] [--json]
+
+order      the lazy search (`k_center_order`)
+complete   the same with the exact distances of all rows of every pick (`k_center_greedy`)
+naive      the plain GEMM form (`naive_k_center`), timed on its first --naive-picks picks and scaled to the budget, as every one
+           costs the same; on the whole budget, and compared pick by pick, with --check
+broadcast  differences of fp32 rows by broadcasting, in the style of published research code: 20 picks, scaled alike
+
+All run on one BLAS thread and take turns. `--peers` measures the Core-Set case, one row a frame (16,551 x 384, 8000 picks),
+beside fpsample and a loop over scikit-learn's distances; both need the extra `bench`.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.common import show, spread
+from benchmarks.rows import Pool, drawn
+from geal_edge.runtime.clusters import IntArray, Rows
+from geal_edge.runtime.kcenter import count_distances, k_center_greedy, k_center_order, naive_k_center, offsets_of
+from geal_edge.runtime.threads import one_blas_thread
+
+BROADCAST_PICKS = 20
+BROADCAST_ROWS = 1000
+VOC_FRAMES, VOC_BUDGET = 16_551, 8_000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--frames", type=int, default=4000)
+    parser.add_argument("--budget", type=int, default=400)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--naive-picks", type=int, default=20)
+    parser.add_argument("--check", action="store_true", help="run the naive form to the end once, and compare")
+    parser.add_argument("--bundle", type=Path)
+    parser.add_argument("--source", action="append", default=[])
+    parser.add_argument("--fps", type=float)
+    parser.add_argument("--peers", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    if options.peers:
+        rows, facts = peers(options.repeats)
+        show("core-set, one row a frame: seconds", rows, facts, as_json=options.json)
+        return
+    pools: dict[str, Pool] = {kind: drawn(kind, options.frames) for kind in ("iid", "video")}
+    if options.bundle is not None:
+        pools["real"] = real(options.bundle, options.source, options.fps)
+    results: dict[str, dict[str, float]] = {}
+    facts = {"budget": options.budget, "repeats": options.repeats, "naive picks timed": options.naive_picks}
+    with one_blas_thread():
+        for kind, (rows, offsets) in pools.items():
+            budget = min(options.budget, len(offsets) - 1)
+            results |= against_naive(kind, rows, offsets, budget, options.repeats, options.naive_picks)
+            facts[f"{kind}, rows"] = len(rows)
+            if options.check:
+                picks = naive_k_center(rows, offsets, budget, first=0)
+                assert picks == k_center_greedy(rows, offsets, budget, first=0), kind
+                assert [pick.unit for pick in picks] == k_center_order(rows, offsets, budget, first=0), kind
+                facts[f"{kind}, same picks as the naive form"] = budget
+    show("pool selection", results, facts, as_json=options.json)
+
+
+def against_naive(
+    kind: str, rows: Rows, offsets: IntArray, budget: int, repeats: int, naive_picks: int
+) -> dict[str, dict[str, float]]:
+    seconds: dict[str, list[float]] = {"order": [], "complete": [], "naive": [], "broadcast": []}
+    for _ in range(repeats):
+        seconds["order"].append(timed(lambda: k_center_order(rows, offsets, budget, first=0)))
+        seconds["complete"].append(timed(lambda: k_center_greedy(rows, offsets, budget, first=0)))
+        # The first pick of a run also widens the pool: a run of one pick less is taken away.
+        one = timed(lambda: naive_k_center(rows, offsets, 1, first=0))
+        many = timed(lambda: naive_k_center(rows, offsets, 1 + naive_picks, first=0))
+        seconds["naive"].append((many - one) * budget / naive_picks)
+        seconds["broadcast"].append(timed(lambda: broadcast(rows, offsets, BROADCAST_PICKS)) * budget / BROADCAST_PICKS)
+    naive = sum(len(rows) * int(size) for size in np.diff(offsets)[k_center_order(rows, offsets, budget, first=0)])
+    table = {f"{kind}: {name}, s": spread(values) for name, values in seconds.items()}
+    for plain in ("naive", "broadcast"):
+        for ours in ("order", "complete"):
+            ratios = [a / b for a, b in zip(seconds[plain], seconds[ours], strict=True)]
+            table[f"{kind}: {ours}, times faster than {plain}"] = spread(ratios)
+    table[f"{kind}: order, times fewer distances"] = spread([naive / count_distances(rows, offsets, budget, first=0)])
+    return table
+
+
+def broadcast(rows: Rows, offsets: IntArray, budget: int) -> list[int]:
+    """K-Center-Greedy without a matrix product: (slice, 1, D) - (1, c, D), squared and summed."""
+    wide, picked = rows.astype(np.float32), [0]
+    nearest = np.full(len(rows), np.inf, np.float32)
+    owner = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    while True:
+        centres = wide[offsets[picked[-1]] : offsets[picked[-1] + 1]]
+        for begin in range(0, len(rows), BROADCAST_ROWS):
+            part = slice(begin, begin + BROADCAST_ROWS)
+            squared = np.square(wide[part, None] - centres[None]).sum(axis=-1).min(axis=1)
+            np.minimum(nearest[part], squared, out=nearest[part])
+        if len(picked) == budget:
+            return picked
+        picked.append(int(owner[nearest.argmax()]))
+
+
+def peers(repeats: int) -> tuple[dict[str, dict[str, float]], dict[str, object]]:
+    """One row a frame: `k_center_order`, fpsample's farthest-point sampling, and scikit-learn's distances in a loop."""
+    import fpsample
+    from sklearn.metrics import pairwise_distances
+
+    rows, offsets = drawn("iid", VOC_FRAMES, per_frame=1)
+    wide = rows.astype(np.float32)
+
+    def sklearn_loop() -> list[int]:
+        picked, nearest = [0], np.full(len(wide), np.inf)
+        while len(picked) < VOC_BUDGET:
+            np.minimum(nearest, pairwise_distances(wide, wide[picked[-1:]])[:, 0], out=nearest)
+            picked.append(int(nearest.argmax()))
+        return picked
+
+    ways: dict[str, Callable[[], object]] = {
+        "geal-edge": lambda: k_center_order(rows, offsets, VOC_BUDGET, first=0),
+        "fpsample": lambda: fpsample.fps_sampling(wide, VOC_BUDGET, start_idx=0),
+        "scikit-learn loop": sklearn_loop,
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    with one_blas_thread():
+        for _ in range(repeats):
+            for name, way in ways.items():
+                seconds[name].append(timed(way))
+    table = {f"{name}, s": spread(values) for name, values in seconds.items()}
+    for name in list(ways)[1:]:
+        ratios = [a / b for a, b in zip(seconds[name], seconds["geal-edge"], strict=True)]
+        table[f"times faster than {name}"] = spread(ratios)
+    return table, {"frames": VOC_FRAMES, "budget": VOC_BUDGET, "repeats": repeats}
+
+
+def real(bundle_path: Path, specs: list[str], fps: float | None) -> Pool:
+    """The clusters of a source's frames."""
+    from geal_edge.models.bundle import Bundle
+    from geal_edge.runtime.backends.ort import OrtCpu
+    from geal_edge.runtime.encoder import Encoder
+    from geal_edge.runtime.observer import Silent
+    from geal_edge.runtime.pool import read_pool
+    from geal_edge.runtime.sources import open_source
+
+    bundle = Bundle.open(bundle_path)
+    with Encoder(bundle, OrtCpu(bundle.graph)) as encoder:
+        found = read_pool([open_source(spec, fps=fps) for spec in specs], encoder=encoder, watch=Silent())
+    units = [frame.clusters.rows for frame in found.frames]
+    return np.concatenate(units), offsets_of(units)
+
+
+def timed(way: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    way()
+    return time.perf_counter() - begin
+
+
+if __name__ == "__main__":
+    main()

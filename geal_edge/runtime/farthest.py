@@ -1,0 +1,350 @@
+"""The farthest row of a pool from a growing set of centres, found lazily and exactly (fp16 rows, DESIGN section 5).
+
+A row's distance to the nearest centre only falls, so what it was some centres ago is an upper bound. The row with the largest
+bound is compared with the centres that it has not seen; once its bound is below the largest distance that is known to be
+true, it cannot be the farthest, and the comparison stops. Most rows are settled by a hint: the centres that lately took
+rows from the cell (the nearest centre so far) to which it belongs. Hints only tighten bounds; they never decide.
+
+Everything is done many rows at a time. fp32 products sort out what cannot matter, with the error bound of `_slack`; every
+distance that is remembered is computed in float64, where it is exact, so the answer is that of the naive form to the last bit.
+"""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from geal_edge.runtime.clusters import IntArray, Rows
+from geal_edge.runtime.distance import Float64
+
+Float32: TypeAlias = npt.NDArray[np.float32]
+BoolArray: TypeAlias = npt.NDArray[np.bool_]
+
+BLOCK_ROWS = 8192
+BLOCK_CENTRES = 128
+FIRST_CENTRES = 64
+"""Every row is compared with the first so many."""
+WORKING_SET = 8192
+"""Rows of the largest bounds that are looked at together."""
+FRESH_ROWS = 256
+"""Rows whose distance is up to date, at most: with every pick they are compared with its centres."""
+SETTLED_ROWS = 1024
+LARGE_BLOCK = 2048
+HINTED_ROWS = 512
+SCANNED_ROWS = 32
+"""Rows at a time that are compared with all they have not seen: one of a cell, since the others may follow from a hint."""
+HINTS = 32
+HINT_ROUNDS = 4
+HINT_STEPS = ((1, 3), (3, 9), (9, HINTS + 1))
+"""So many back: the newest hints are asked first, and mostly settle it."""
+
+
+class Bounds:
+    """Every row's exact squared distance to the nearest of some centres: an upper bound of that to the nearest of all.
+
+    bound   float64 (R,): to the nearest of the first seen[r] centres, and perhaps of further ones
+    seen    (R,): so many centres, in the order in which they were added, are in the bound
+    cell    (R,): the centre that gave the bound
+    evaluations  distances computed so far, fp32 and float64 together; `settle_before` has its own and does not count
+    """
+
+    def __init__(self, rows: Rows, capacity: int) -> None:
+        """`capacity` is the number of centres that will be added at most; rows are read in parts, so they may be mapped."""
+        count, dim = rows.shape
+        self.rows = rows
+        self.squares = np.empty(count)
+        for begin in range(0, count, BLOCK_ROWS):
+            part = rows[begin : begin + BLOCK_ROWS].astype(np.float32).astype(np.float64)
+            self.squares[begin : begin + BLOCK_ROWS] = np.einsum("ij,ij->i", part, part)
+        self.bound: Float64 = np.full(count, np.inf)
+        self.seen = np.zeros(count, np.int32)
+        self.cell = np.full(count, -1, np.int32)
+        self.count = 0
+        self.evaluations = 0
+        # A centre with half its squared length behind it, and a row with -1: one product gives x.y - |y|^2 / 2.
+        self._centres: Float32 = np.empty((capacity, dim + 1), np.float32)
+        self._centre_squares = np.empty(capacity)
+        self._hints = np.full((capacity, HINTS), -1, np.int32)
+        self._hinted = np.zeros(capacity, np.int32)
+        self._slack = _slack(dim, float(self.squares.max(initial=0.0)))
+
+    def add(self, rows: Rows) -> None:
+        """More centres. Bounds stay what they were: true, and older."""
+        wide = rows.astype(np.float32)
+        squares = np.einsum("ij,ij->i", wide, wide, dtype=np.float64)
+        self._slack = max(self._slack, _slack(rows.shape[1], float(squares.max(initial=0.0))))
+        before, new = self.count, slice(self.count, self.count + len(rows))
+        self._centres[new, :-1] = wide
+        self._centres[new, -1] = squares / 2
+        self._centre_squares[new] = squares
+        self.count = new.stop
+        if not before:
+            self._begin(min(self.count, FIRST_CENTRES))
+
+    def _begin(self, end: int) -> None:
+        """Every row sees the first centres: bounds and cells to begin with."""
+        for begin in range(0, len(self.rows), BLOCK_ROWS):
+            rows = np.arange(begin, min(begin + BLOCK_ROWS, len(self.rows)))
+            self.compare(rows, self.padded(rows), 0, end)
+        self.seen[:] = end
+
+    def add_own(self, own: IntArray) -> None:
+        """These rows of the pool become centres. Rows of the cells from which they come will ask them first."""
+        begin = self.count
+        old = self.cell[own]
+        if begin:
+            self.hint(own, self.padded(own), 0.0)
+        self.add(self.rows[own])
+        if begin:
+            new = np.arange(begin, self.count, dtype=np.int32)
+            self._remember(old, new)
+            self._remember(self.cell[own], new)
+            self._remember(self.cell[own], np.arange(begin, self.count, dtype=np.int32))
+
+    def padded(self, rows: IntArray) -> Float32:
+        """Rows in fp32 with a -1 behind them, as `compare` wants them."""
+        x = np.empty((len(rows), self.rows.shape[1] + 1), np.float32)
+        x[:, :-1] = self.rows[rows]
+        x[:, -1] = -1.0
+        return x
+
+    def compare(self, rows: IntArray, x: Float32, begin: int, end: int, limits: IntArray | None = None) -> None:
+        """Tighten the bounds of `rows` by the centres begin..end, each by those before its limit alone where limits are
+        given. `x` is `padded(rows)`."""
+        affinity = x @ self._centres[begin:end].T  # (n, m)
+        self.evaluations += affinity.size
+        if limits is not None and limits.min() < end:
+            affinity[np.arange(begin, end) >= limits[:, None]] = -np.inf
+        self._tighten_by(rows, x, np.arange(len(rows)), affinity, np.arange(begin, end)[None])
+
+    def hint(self, rows: IntArray, x: Float32, floor: float) -> None:
+        """Tighten the bounds of `rows` by the hints of their cells, newest first, as far as they are not below `floor`."""
+        left = np.arange(len(rows))
+        for _ in range(HINT_ROUNDS):
+            cells = self.cell[rows[left]]
+            for newest, oldest in HINT_STEPS:
+                back = np.arange(newest, oldest)
+                hints = self._hints[cells[:, None], (self._hinted[cells][:, None] - back) % HINTS]
+                which, column = np.nonzero(hints >= self.seen[rows[left]][:, None])
+                if not len(which):  # the others are older still
+                    break
+                centre = hints[which, column]
+                affinity = np.full(hints.shape, -np.inf, np.float32)
+                affinity[which, column] = np.einsum("ij,ij->i", x[left[which]], self._centres[centre])
+                self.evaluations += len(which)
+                self._tighten_by(rows, x, left, affinity, hints)
+                stay = self.bound[rows[left]] >= floor
+                left, cells = left[stay], cells[stay]
+                if not len(left):
+                    return
+            left = left[self.cell[rows[left]] != cells]  # a nearer cell has other hints
+            if not len(left):
+                return
+
+    def settle(self, rows: IntArray, x: Float32, floor: float) -> npt.NDArray[np.bool_]:
+        """Compare `rows` with all that they have not seen, and stop where a bound falls below `floor`.
+
+        Returns which of them are up to date.
+        """
+        before = self.cell[rows]
+        left = np.flatnonzero(self.bound[rows] > 0.0)
+        begin = int(self.seen[rows[left]].min(initial=self.count))
+        while begin < self.count and len(left):
+            end = min(begin + max(BLOCK_CENTRES, begin // 16), self.count)  # long scans in fewer steps
+            now = left[self.seen[rows[left]] < end]
+            self.compare(rows[now], x[now], begin, end)
+            self.seen[rows[now]] = end
+            bound = self.bound[rows[left]]
+            left = left[(bound >= floor) & (bound > 0.0)]
+            begin = max(end, int(self.seen[rows[left]].min(initial=self.count)))
+        moved = self.cell[rows] != before
+        self._remember(before[moved], self.cell[rows[moved]])
+        return self.is_fresh(rows)
+
+    def is_fresh(self, rows: IntArray) -> BoolArray:
+        """Which bounds are the distances to the nearest of all centres. None is nearer than an exact copy."""
+        fresh: BoolArray = (self.seen[rows] == self.count) | (self.bound[rows] == 0.0)
+        return fresh
+
+    def settle_before(self, rows: IntArray, limits: IntArray) -> None:
+        """Compare each of `rows` with all centres before its limit: rows that became centres, with those before them.
+
+        Rows and limits ascend together, and no row has met a centre behind its limit.
+        """
+
+        def settle(first: int) -> None:
+            own, limit = rows[first : first + SETTLED_ROWS], limits[first : first + SETTLED_ROWS]
+            x = self.padded(own)
+            for begin in range(0, int(limit.max()), LARGE_BLOCK):
+                self.compare(own, x, begin, min(begin + LARGE_BLOCK, int(limit.max())), limit)
+            self.seen[own] = limit
+
+        # Blocks of rows share nothing, and NumPy lets go of the lock in a product. Threads of BLAS itself would wait for
+        # each other, and do badly beside other software.
+        with ThreadPoolExecutor(os.cpu_count()) as workers:
+            list(workers.map(settle, range(0, len(rows), SETTLED_ROWS)))
+
+    def _tighten_by(
+        self, rows: IntArray, x: Float32, asked: IntArray, affinity: Float32, centres: npt.NDArray[np.integer]
+    ) -> None:
+        """Tighten the bounds of rows[asked] by fp32 affinities (n, m) to `centres`, (n, m) or (1, m)."""
+        best = affinity.max(axis=1)
+        own = rows[asked]
+        closer = np.flatnonzero(self.squares[own] - 2.0 * best - 2.0 * self._slack < self.bound[own])
+        if not len(closer):
+            return
+        # The nearest centre by fp32, and those that fp32 cannot tell from it.
+        which, column = np.nonzero(affinity[closer] >= (best[closer] - 2.0 * self._slack)[:, None])
+        which = closer[which]
+        centre = centres[which if len(centres) > 1 else 0, column]
+        self._tighten(rows, x, asked[which], centre)
+
+    def _tighten(self, rows: IntArray, x: Float32, which: IntArray, centre: IntArray) -> None:
+        """Exact distances of pairs (rows[which], centre); `which` ascends. The nearest counts, by lower centre in a tie."""
+        if not len(which):
+            return
+        exact = self._exact(rows, x, which, centre)
+        if len(which) > 1 and (which[1:] == which[:-1]).any():
+            order = np.lexsort((centre, exact, which))
+            which, centre, exact = which[order], centre[order], exact[order]
+            first = np.concatenate([[True], which[1:] != which[:-1]])
+            which, centre, exact = which[first], centre[first], exact[first]
+        nearer = exact < self.bound[rows[which]]
+        self.bound[rows[which[nearer]]] = exact[nearer]
+        self.cell[rows[which[nearer]]] = centre[nearer]
+
+    def _exact(self, rows: IntArray, x: Float32, which: IntArray, centre: IntArray) -> Float64:
+        """float64 (n,), in parts: where much is tied, the pairs are many."""
+        exact = self.squares[rows[which]] + self._centre_squares[centre]
+        for begin in range(0, len(which), BLOCK_ROWS):
+            part = slice(begin, begin + BLOCK_ROWS)
+            a = x[which[part], :-1].astype(np.float64)
+            b = self._centres[centre[part], :-1].astype(np.float64)
+            exact[part] -= 2.0 * np.einsum("ij,ij->i", a, b)
+        self.evaluations += len(which)
+        return exact
+
+    def _remember(self, cells: npt.NDArray[np.int32], centres: npt.NDArray[np.integer]) -> None:
+        """Each centre took a row from a cell: the newest hint there. One hint per cell and call is enough."""
+        cells, first = np.unique(cells, return_index=True)
+        centres = centres[first]
+        new = (cells >= 0) & (cells != centres) & ~(self._hints[cells] == centres[:, None]).any(axis=1)
+        cells, centres = cells[new], centres[new]
+        self._hints[cells, self._hinted[cells] % HINTS] = centres
+        self._hinted[cells] += 1
+
+
+class Farthest:
+    """The farthest of some rows of `Bounds`: those that `open_rows`, a bool (R,), says; it may lose rows, never gain any.
+
+    The working set holds the open rows of the largest bounds, and `_outside` is the largest bound of the others. Those of the
+    working set that are fresh have seen all centres: the farthest of them is the answer once no bound of another is larger.
+    """
+
+    def __init__(self, bounds: Bounds, open_rows: BoolArray) -> None:
+        self._bounds = bounds
+        self._open = open_rows
+        self._work: IntArray = np.empty(0, np.intp)  # rows, ascending, so that the first of equals is the lowest
+        self._x = bounds.padded(self._work)
+        self._fresh: IntArray = np.empty(0, np.intp)  # positions in the working set, ascending
+        self._fresh_x = self._x
+        self._outside = (np.inf, -1)
+
+    def top(self) -> tuple[float, int] | None:
+        """(exact squared distance, row) of the farthest open row; ties: the lower row. None where no row is open."""
+        self._refresh()
+        while True:
+            best = self._best()
+            stale = self._stale_before(best)
+            if len(stale):
+                self._settle(stale, best[0])
+            elif best == NOTHING and self._outside == NOTHING:
+                return None
+            elif _before(best, self._outside):
+                return best
+            else:
+                self._refill()
+
+    def _best(self) -> tuple[float, int]:
+        rows = self._work[self._fresh]
+        bound = np.where(self._open[rows], self._bounds.bound[rows], -1.0)
+        if not len(rows) or bound.max() < 0.0:
+            return NOTHING
+        first = int(bound.argmax())
+        return float(bound[first]), int(rows[first])
+
+    def _stale_before(self, best: tuple[float, int]) -> IntArray:
+        """Positions of stale rows that may be farther than `best`, the farthest bound first."""
+        bound = np.where(self._open[self._work], self._bounds.bound[self._work], -1.0)
+        bound[self._fresh] = -1.0
+        may = np.flatnonzero((bound > best[0]) | ((bound == best[0]) & (self._work < best[1])))
+        may = may[bound[may] >= 0.0]
+        if len(may) > HINTED_ROWS:
+            # Exactly as many of the largest, the lowest rows of equals among them.
+            least = np.partition(bound[may], -HINTED_ROWS)[-HINTED_ROWS]
+            above = may[bound[may] > least]
+            may = np.concatenate([above, may[bound[may] == least][: HINTED_ROWS - len(above)]])
+        return may[np.lexsort((may, -bound[may]))]
+
+    def _settle(self, stale: IntArray, floor: float) -> None:
+        """Hints for all of these, a full look for the farthest of each cell that they leave."""
+        bounds, rows = self._bounds, self._work[stale]
+        bounds.hint(rows, self._x[stale], floor)
+        left = np.flatnonzero(bounds.bound[rows] >= floor)
+        _, leaders = np.unique(bounds.cell[rows[left]], return_index=True)
+        leaders = left[np.sort(leaders)[:SCANNED_ROWS]]
+        fresh = bounds.settle(rows[leaders], self._x[stale[leaders]], floor)
+        self._freshen(np.concatenate([self._fresh, stale[leaders[fresh]]]))
+
+    def _freshen(self, fresh: IntArray) -> None:
+        """These positions, of which the farthest stay where they are too many, are compared with every new centre."""
+        if len(fresh) > FRESH_ROWS:
+            fresh = fresh[np.argsort(-self._bounds.bound[self._work[fresh]], kind="stable")[: FRESH_ROWS // 2]]
+        self._fresh = np.sort(fresh)
+        self._fresh_x = self._x[self._fresh]
+
+    def _refresh(self) -> None:
+        """Compare what was fresh with the centres that came since."""
+        stay = self._open[self._work[self._fresh]]
+        if not stay.all():
+            self._freshen(self._fresh[stay])
+        rows = self._work[self._fresh]
+        if len(rows):
+            self._bounds.settle(rows, self._fresh_x, -1.0)
+
+    def _refill(self) -> None:
+        """The open rows of the largest bounds become the working set."""
+        bounds = self._bounds
+        rows = np.flatnonzero(self._open)
+        bound = bounds.bound[rows]
+        self._outside = NOTHING
+        if len(rows) > WORKING_SET:
+            least = np.partition(bound, -WORKING_SET)[-WORKING_SET]
+            chosen = bound > least
+            chosen[np.flatnonzero(bound == least)[: WORKING_SET - np.count_nonzero(chosen)]] = True
+            others = np.where(chosen, -1.0, bound)
+            first = int(others.argmax())
+            self._outside = float(others[first]), int(rows[first])
+            rows = rows[chosen]
+        self._work = rows
+        self._x = bounds.padded(rows)
+        self._freshen(np.flatnonzero(bounds.is_fresh(rows)))
+
+
+NOTHING = (-1.0, -1)
+
+
+def _before(a: tuple[float, int], b: tuple[float, int]) -> bool:
+    """Whether `a` is farther, or as far and of a lower row."""
+    return a[0] > b[0] or (a[0] == b[0] and a[1] < b[1])
+
+
+def _slack(dim: int, square: float) -> float:
+    """How much an fp32 x.y - |y|^2 / 2 may err, for fp16 rows of squared length at most `square`.
+
+    Products of fp16 values are exact in fp32; each of `dim` additions errs by at most 2^-24 of a partial sum, and partial
+    sums stay below |x| |y| + |y|^2 / 2 (Higham, Accuracy and Stability of Numerical Algorithms, 3.1), in whatever order.
+    """
+    return 1.01 * (dim + 2) * 2.0**-24 * 1.5 * square
