@@ -13,6 +13,7 @@ Preset: TypeAlias = Literal["geal", "freesel", "pet"]
 Strategy: TypeAlias = Literal["geal", "random", "uniform", "every-nth", "coreset-cosine", "coreset-euclidean"]
 Sampling: TypeAlias = Literal["farthest", "probability"]
 Reduction: TypeAlias = Literal["max", "mean"]
+Precision: TypeAlias = Literal["fp32", "fp16", "int8", "int8-dynamic"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
