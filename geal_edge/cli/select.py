@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from geal_edge.cli.common import (
+    BackendChoice,
     BundleFolder,
     Fps,
     Name,
@@ -137,6 +138,7 @@ def select(
     kmeans_metric: Annotated[
         Metric | None, typer.Option(help="Distance within a frame.", rich_help_panel=CLUSTERS)
     ] = None,
+    backend: BackendChoice = "ort-cpu",
     threads: Threads = None,
     quiet: Quiet = False,
 ) -> None:
@@ -153,7 +155,7 @@ def select(
     opened = open_sources(sources or [], name=name, fps=fps, topics=topic)
     with ExitStack() as stack:
         watch, stop = stack.enter_context(Terminal(quiet=quiet)), stack.enter_context(stopping_well())
-        encoder = stack.enter_context(LateEncoder(open_encoder(bundle, threads)))
+        encoder = stack.enter_context(LateEncoder(open_encoder(bundle, threads, backend)))
         manifest = encoder.bundle.manifest
         recipe = _recipe(manifest, preset, attention_ratio, ratio_rule, clusters_per_frame, kmeans_metric)
         config = _config(manifest, preset, strategy, metric, sampling, reduction)
