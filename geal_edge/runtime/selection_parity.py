@@ -24,6 +24,7 @@ DRAWS = 9
 SHARE_PICKED = 0.05
 """The budget is this share of the frames. A vehicle picks fewer; where more are picked of many alike, the radius shrinks to
 what the precision itself moves, and its ratio says less of the frames that differ."""
+LEAST_PICKED = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,13 +91,13 @@ def selection_parity(exact: Sequence[Rows], found: Sequence[Rows], *, tolerance:
     >>> rows = [np.array([[np.cos(a), np.sin(a)]], np.float16) for a in np.linspace(0, 3, 40)]
     >>> parity = selection_parity(rows, rows, tolerance=0.0)
     >>> parity.passed, parity.radius_ratio, parity.jaccard, parity.budget
-    (True, 1.0, 1.0, 2)
+    (True, 1.0, 1.0, 5)
     """
     if len(exact) != len(found) or len(exact) < 2:
         raise UsageError(
             f"selection parity needs two or more frames that both bundles could judge, not {len(exact)} and {len(found)}."
         )
-    budget = max(2, round(SHARE_PICKED * len(exact)))
+    budget = min(len(exact), max(LEAST_PICKED, round(SHARE_PICKED * len(exact))))
     pool, other = np.concatenate(exact), np.concatenate(found)
     offsets, other_offsets = offsets_of(exact), offsets_of(found)
     radius_ratios, mean_ratios, shares = [], [], []
