@@ -64,7 +64,7 @@ class ExportOptions:
 def export_bundle(
     weights: Weights, out: Path, options: ExportOptions, *, check: Source | None = None, watch: Observer
 ) -> tuple[Bundle, ParityReport]:
-    """A float32 bundle: see `export_lowered`."""
+    """`export`, for callers that calibrate nothing: the bundle and how far its graph is from float64."""
     exported = export(weights, out, options, check=check, watch=watch)
     return exported.bundle, exported.parity
 
