@@ -1,6 +1,6 @@
 """Milliseconds per frame of every precision and engine that this machine has, beside two ways of running the model with torch.
 
-    python -m benchmarks.encode [--weights untrained:0] [--size 224] [--repeats 15] [--json]
+    python -m benchmarks.encode [--weights untrained:0] [--size 224] [--repeats 15] [--threads N] [--json]
 
 (a) is the method's plain way: two passes in torch, one for the tokens of the second-last block, one for the last attention.
 (b) is one pass for both, put out by `torch.onnx.export` and run by ONNX Runtime. Both need torch; without it they are absent,
@@ -9,6 +9,7 @@ so that other work on the machine meets all alike. In int8 every layer is lowere
 """
 
 import argparse
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -43,6 +44,7 @@ def main() -> None:
     parser.add_argument("--weights", default="untrained:0")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     weights = load_weights(options.weights)
@@ -52,8 +54,8 @@ def main() -> None:
     rows: dict[str, dict[str, float]] = {}
     absent: dict[str, str] = {}
     with ExitStack() as stack, tempfile.TemporaryDirectory() as scratch:
-        calls = dict(ours(weights, frames, Path(scratch), stack, absent))
-        calls |= torchs(weights, side, Path(scratch), absent)
+        calls = dict(ours(weights, frames, Path(scratch), options.threads, stack, absent))
+        calls |= torchs(weights, side, Path(scratch), options.threads, absent)
         for batch in BATCHES:
             times = interleaved(calls, frames[:batch], options.repeats)
             for name, took in times.items():
@@ -61,15 +63,20 @@ def main() -> None:
                 for reference, word in (("(a) two torch passes", "(a)"), ("(b) torch.onnx.export", "(b)")):
                     if reference in times:
                         ratios = spread(list(np.array(times[reference]) / np.array(took)))
-                        row |= {f"x {word}": ratios["median"], "p10": ratios["p10"], "p90": ratios["p90"]}
-                        row = {**row, f"{word} p10": row.pop("p10"), f"{word} p90": row.pop("p90")}
+                        row |= {f"x {word}": ratios["median"], "p10" + word: ratios["p10"], "p90" + word: ratios["p90"]}
                 rows[f"batch {batch}: {name}"] = {key: float(value) for key, value in row.items()}
-    facts = {"model": weights.geometry.name, "size": f"{side}x{side}", "repeats": options.repeats, "absent": absent}
+    facts = {
+        "model": weights.geometry.name,
+        "size": f"{side}x{side}",
+        "repeats": options.repeats,
+        "threads": options.threads,
+        "absent": absent,
+    }
     show("encode", rows, facts, as_json=options.json)
 
 
 def ours(
-    weights: Weights, frames: Any, scratch: Path, stack: ExitStack, absent: dict[str, str]
+    weights: Weights, frames: Any, scratch: Path, threads: int, stack: ExitStack, absent: dict[str, str]
 ) -> Iterator[tuple[str, Call]]:
     """Every engine that starts here; what does not says why."""
     model = build_graph(
@@ -92,14 +99,14 @@ def ours(
             path.write_bytes(serialize(lowered))
         name = f"{precision} on {engine}"
         try:
-            backend = stack.enter_context(open_backend(engine, path))  # type: ignore[arg-type]
+            backend = stack.enter_context(open_backend(engine, path, threads=threads))  # type: ignore[arg-type]
         except (BackendError, MissingDependency) as error:
             absent[name] = str(error)
         else:
             yield name, lambda batch, backend=backend: backend.run({"image": batch})  # type: ignore[misc]
 
 
-def torchs(weights: Weights, side: int, scratch: Path, absent: dict[str, str]) -> dict[str, Call]:
+def torchs(weights: Weights, side: int, scratch: Path, threads: int, absent: dict[str, str]) -> dict[str, Call]:
     """(a) and (b), where torch is installed."""
     try:
         import torch
@@ -109,6 +116,7 @@ def torchs(weights: Weights, side: int, scratch: Path, absent: dict[str, str]) -
     from benchmarks.torch_vit import Both, Tokens, pixels_of, vit_of
 
     torch.set_grad_enabled(False)
+    torch.set_num_threads(threads)
     vit = vit_of(weights, side)
     tokens, both, path = Tokens(vit).eval(), Both(vit).eval(), scratch / "torch.onnx"
 
@@ -129,7 +137,7 @@ def torchs(weights: Weights, side: int, scratch: Path, absent: dict[str, str]) -
 
     settings = onnxruntime.SessionOptions()
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    settings.intra_op_num_threads = torch.get_num_threads()
+    settings.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
     calls["(b) torch.onnx.export"] = lambda batch: session.run(None, {"pixels": pixels_of(batch).numpy()})
     return calls
