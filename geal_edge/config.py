@@ -18,6 +18,7 @@ Strategy: TypeAlias = Literal[
 Sampling: TypeAlias = Literal["farthest", "probability"]
 Reduction: TypeAlias = Literal["max", "mean"]
 GuardKind: TypeAlias = Literal["pixels", "all"]
+Precision: TypeAlias = Literal["fp32", "fp16", "int8", "int8-dynamic"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -368,3 +368,23 @@ def test_the_demo_shows_the_whole_way_and_compares_with_uniform_sampling(tmp_pat
     assert "uniform sampling" in demo.stdout
     assert (tmp_path / "demo" / "report.html").exists()
     assert "UNTRAINED" in demo.stdout
+
+
+def test_export_in_a_lower_precision_prints_what_each_layer_costs(cli, tmp_path):
+    (tmp_path / "w.safetensors").write_bytes(safetensors_bytes(tiny_weights().tensors))
+    code, out, error = cli(
+        *("export", "--weights", tmp_path / "w.safetensors", "--size", "64x64", "--precision", "fp16"),
+        *("--calibrate", "drawn:0:12", "--sensitivity", "--out", tmp_path / "b"),
+    )
+    assert code == 0, error
+    assert "lowered alone" in out
+    assert "of the fp32 picks'" in out
+
+
+def test_run_takes_a_backend_by_name_and_names_them_where_there_is_none_of_that_name(cli, tiny_bundle, tmp_path):
+    pytest.importorskip("openvino", reason="needs OpenVINO: pip install 'geal-edge[openvino]'")
+    words = ("run", DRIVE, "--bundle", tiny_bundle.path, "--spool", tmp_path / "s", "--budget", 5)
+    assert cli(*words, "--backend", "openvino")[0] == 0
+    code, _, error = cli(*words, "--backend", "tensorrt")
+    assert code == 2
+    assert "openvino" in error

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from geal_edge.config import GuardKind
 from geal_edge.errors import UsageError
 from geal_edge.models.bundle import Bundle
-from geal_edge.runtime.backends.ort import OrtCpu
+from geal_edge.runtime.backends.choice import BackendName, open_backend
 from geal_edge.runtime.encoder import Encoder
 from geal_edge.runtime.sources import Source, open_source
 from geal_edge.runtime.sources.bags import BagSource
@@ -63,6 +63,12 @@ Name: TypeAlias = Annotated[str | None, typer.Option(help="Name for the source, 
 Threads: TypeAlias = Annotated[
     int | None, typer.Option(min=1, help="Threads inside one inference. Default: the CPUs this process may use.")
 ]
+BackendChoice: TypeAlias = Annotated[
+    BackendName,
+    typer.Option(
+        "--backend", help="Engine: ONNX Runtime, or OpenVINO in f32, or in bf16 or f16 where the processor can."
+    ),
+]
 Quiet: TypeAlias = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print the machine form (docs/formats.md).")]
 
@@ -89,10 +95,10 @@ def say_notes(sources: Iterable[Source], watch: "Terminal") -> None:
                 watch.warn(f"{source.name}: {note}")
 
 
-def open_encoder(bundle: Path, threads: int | None) -> Encoder:
-    """The bundle on the CPU backend, to be entered."""
+def open_encoder(bundle: Path, threads: int | None, backend: BackendName = "ort-cpu") -> Encoder:
+    """The bundle on a backend, to be entered."""
     opened = Bundle.open(bundle)
-    return Encoder(opened, OrtCpu(opened.graph, threads=threads))
+    return Encoder(opened, open_backend(backend, opened.graph, threads=threads))
 
 
 def require_writable_place(out: Path) -> None:

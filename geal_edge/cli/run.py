@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from geal_edge.cli.common import (
+    BackendChoice,
     BundleFolder,
     Fps,
     Group,
@@ -49,6 +50,7 @@ def run(
         bool, typer.Option("--again", help="Read sources from their start that were read before.")
     ] = False,
     guard: Guard = None,
+    backend: BackendChoice = "ort-cpu",
     threads: Threads = None,
     quiet: Quiet = False,
 ) -> None:
@@ -64,7 +66,7 @@ def run(
     opened = open_sources(sources, name=name, fps=fps, topics=topic, group_s=group)
     with Terminal(quiet=quiet) as watch, stopping_well() as stop:
         say_notes(opened, watch)
-        with open_encoder(bundle, threads) as encoder:
+        with open_encoder(bundle, threads, backend) as encoder:
             result = pipeline.run(
                 opened,
                 encoder=encoder,
