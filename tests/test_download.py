@@ -474,6 +474,14 @@ def test_without_a_way_out_both_addresses_and_the_next_command_are_said(web, mod
     assert refused.value.exit_code == 19
 
 
+def test_where_nothing_answers_the_addresses_share_the_time(web, model, shelves):
+    web.replies = [silence, silence]
+    with pytest.raises(DownloadError) as refused:
+        fetch(model, replace(shelves, timeout_s=2.0), watch=Watch())
+    assert str(refused.value).count("nothing answered within 1 seconds") == 2
+    assert paths(web) == [HUB_PATH, OFFICIAL_PATH]
+
+
 def test_offline_nothing_is_asked_for(web, model, shelves):
     with pytest.raises(DownloadError, match=r"--offline or HF_HUB_OFFLINE(.|\n)*--weights FILE") as refused:
         fetch(model, replace(shelves, offline=True), watch=Watch())

@@ -8,7 +8,8 @@
 A part is continued only as far as its record proves it (a kill or a power cut may leave more, or other, bytes), and only
 if the server says that it still has the same version (If-Range). Everything else begins anew.
 
-Time limits are for silence, not for the whole: a slow line may take an hour, but `timeout_s` without a byte is an error.
+Time limits are for silence, not for the whole: a slow line may take an hour, but no answer within `answer_s`, or `timeout_s`
+without a byte after it, is an error.
 """
 
 import errno
@@ -35,7 +36,7 @@ from geal_edge import __version__
 from geal_edge.errors import DownloadError, StorageError, WeightsError
 
 TIMEOUT_S = 10.0
-"""How long nothing may come: no answer at first, no byte later."""
+"""How long nothing may come: no answer from any address at first, no byte later."""
 
 CONTINUATIONS = 100
 """Cuts that one call mends, each of which must have brought the file further than ever before."""
@@ -63,12 +64,14 @@ def download(
     check: Callable[[Path, str], Checked],
     sha256: str | None = None,
     timeout_s: float = TIMEOUT_S,
+    answer_s: float | None = None,
     watch: Watcher,
 ) -> Checked:
     """Fetch `url` into `folder` as `<sha256>.<suffix>`; returns what `check` said of the file.
 
     sha256  lower-case hex that the file must have; also believed is the one that a hub states on its way (X-Linked-Etag)
     check   (path, sha256) of the complete file before it gets its name: a WeightsError refuses it, and it is deleted
+    answer_s  how long the first answer may take; default: `timeout_s`
 
     Redirects are followed, but never from https to http. Proxies are those of the environment (HTTPS_PROXY, NO_PROXY).
     The caller holds `only_one_writes(folder)`. Raises DownloadError, StorageError, and whatever `check` does.
@@ -76,7 +79,7 @@ def download(
     name = Path(urlsplit(url).path).name
     part = _Part(folder / f"{name}.part", url)
     try:
-        _fetch(part, name, timeout_s, watch)
+        _fetch(part, name, timeout_s, timeout_s if answer_s is None else answer_s, watch)
         found = part.sha.hexdigest()
         for said, wanted in (("was asked for", sha256), ("the server announced", part.announced)):
             if wanted is not None and found != wanted:
@@ -231,7 +234,7 @@ class _Part:
         self.file.close()
 
 
-def _fetch(part: _Part, name: str, timeout_s: float, watch: Watcher) -> None:
+def _fetch(part: _Part, name: str, timeout_s: float, answer_s: float, watch: Watcher) -> None:
     """Make the part whole: ask, and ask for the rest after each cut that left it longer than ever before."""
     progress = _Progress(name, watch)
     furthest = part.size
@@ -239,7 +242,7 @@ def _fetch(part: _Part, name: str, timeout_s: float, watch: Watcher) -> None:
         if part.whole:
             break
         try:
-            _attempt(part, timeout_s, progress)
+            _attempt(part, timeout_s, answer_s, progress)
             break
         except _Cut as cut:
             if part.size <= furthest:
@@ -257,9 +260,9 @@ def _fetch(part: _Part, name: str, timeout_s: float, watch: Watcher) -> None:
     part.trim()
 
 
-def _attempt(part: _Part, timeout_s: float, progress: "_Progress") -> None:
+def _attempt(part: _Part, timeout_s: float, answer_s: float, progress: "_Progress") -> None:
     """One request, and its body into the part. Raises _Cut, DownloadError, StorageError."""
-    with _answer(part, timeout_s) as response:
+    with _answer(part, timeout_s, answer_s) as response:
         progress.at(part)
         while True:
             try:
@@ -280,9 +283,9 @@ def _attempt(part: _Part, timeout_s: float, progress: "_Progress") -> None:
             raise _Cut("the connection ended early")
 
 
-def _answer(part: _Part, timeout_s: float) -> http.client.HTTPResponse:
+def _answer(part: _Part, timeout_s: float, answer_s: float) -> http.client.HTTPResponse:
     """A response whose body goes on exactly where the part ends. Raises _Cut (reset while asking), DownloadError."""
-    response, hops = _open(part, timeout_s)
+    response, hops = _open(part, timeout_s, answer_s)
     headers = response.headers
     mark = _mark(headers)
     try:
@@ -304,7 +307,7 @@ def _answer(part: _Part, timeout_s: float) -> http.client.HTTPResponse:
         raise
     response.close()  # a part of something else: have the whole
     part.restart()
-    return _answer(part, timeout_s)
+    return _answer(part, timeout_s, answer_s)
 
 
 def _continues(part: _Part, content_range: str, mark: str | None) -> bool:
@@ -352,7 +355,7 @@ class _Hops(urllib.request.HTTPRedirectHandler):
     http_error_308 = urllib.request.HTTPRedirectHandler.http_error_302  # Python 3.10 does not know it yet
 
 
-def _open(part: _Part, timeout_s: float) -> tuple[http.client.HTTPResponse, _Hops]:
+def _open(part: _Part, timeout_s: float, answer_s: float) -> tuple[http.client.HTTPResponse, _Hops]:
     """The response (200 to 299) to a request for what is missing. Raises _Cut, DownloadError."""
     headers = {"User-Agent": f"geal-edge/{__version__}", "Accept-Encoding": "identity"}
     if part.size and part.mark:
@@ -361,18 +364,18 @@ def _open(part: _Part, timeout_s: float) -> tuple[http.client.HTTPResponse, _Hop
     opener = urllib.request.build_opener(hops)  # with the proxies that the environment names now
     try:
         request = urllib.request.Request(part.url, headers=headers)  # noqa: S310 - https, or what the user named
-        return _in_time(lambda: opener.open(request, timeout=timeout_s), timeout_s), hops
+        return _in_time(lambda: opener.open(request, timeout=timeout_s), answer_s), hops
     except urllib.error.HTTPError as error:
         with error:
             if error.code == 416 and part.size:  # the file is shorter now
                 part.restart()
-                return _open(part, timeout_s)
+                return _open(part, timeout_s, answer_s)
             raise DownloadError(_refusal(error)) from error
     except (_Silent, TimeoutError) as error:
-        raise DownloadError(f"nothing answered within {timeout_s:g} seconds") from error
+        raise DownloadError(f"nothing answered within {answer_s:g} seconds") from error
     except urllib.error.URLError as error:
         if isinstance(error.reason, TimeoutError):
-            raise DownloadError(f"nothing answered within {timeout_s:g} seconds") from error
+            raise DownloadError(f"nothing answered within {answer_s:g} seconds") from error
         raise DownloadError(f"cannot be reached: {_why(error.reason)}") from error
     except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: no URL, or no proxy's
         raise DownloadError(f"cannot be reached: {_why(error)}") from error

@@ -89,7 +89,7 @@ class Shelves:
     cache      our folder: cache/<model>/<sha256>.<suffix>
     hub_cache  huggingface_hub's folder, from which we only read
     offline    nothing may be fetched
-    timeout_s  how long an address may be silent
+    timeout_s  how long nothing may come: no answer from any of the addresses, no byte from the one that answered
     """
 
     endpoint: str = HUB
@@ -174,7 +174,15 @@ def fetch(model: NamedModel, shelves: Shelves, *, sha256: str | None = None, wat
             return weights
         for url, wanted in addresses:
             try:
-                return download(url, folder, check=check, sha256=wanted, timeout_s=shelves.timeout_s, watch=watch)
+                return download(
+                    url,
+                    folder,
+                    check=check,
+                    sha256=wanted,
+                    timeout_s=shelves.timeout_s,
+                    answer_s=shelves.timeout_s / len(addresses),  # where there is no way out, all of them stay silent
+                    watch=watch,
+                )
             except WeightsError as error:
                 refused.append(f"{url}: {str(error).rstrip('.')}.")
                 if len(refused) < len(addresses):

@@ -309,7 +309,8 @@ def evicted(report: Report) -> str:
         )
         for frame in report.evicted
     ]
-    table = _table("Evicted frames", ("frame", "novelty when seen", "radius then", "why it gave way"), rows)
+    heads = ("frame", "novelty when seen", "radius then", "why it gave way")
+    table = _table("Evicted frames", heads, rows, numbers=(1, 2))
     return (
         f"{_begin('evicted', 'Evicted', lede)}"
         f'<details class="evicted"><summary>{frames_of(n)}</summary>{table}</details></section>'
@@ -354,11 +355,11 @@ def _list(sentences: Iterable[str], kind: str) -> str:
     return f'<ul class="{kind}">{items}</ul>' if items else ""
 
 
-def _table(label: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Cells are HTML; the second column holds numbers. Where the table is too wide for the page, it scrolls by itself."""
+def _table(label: str, heads: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Sequence[int] = (1,)) -> str:
+    """Cells are HTML; `numbers` are columns that hold such. Where the table is too wide for the page, it scrolls by itself."""
 
     def line(cells: Sequence[str], tag: str) -> str:
-        return "".join(f"<{tag}{' class=n' if i == 1 else ''}>{cell}</{tag[:2]}>" for i, cell in enumerate(cells))
+        return "".join(f"<{tag}{' class=n' if i in numbers else ''}>{cell}</{tag[:2]}>" for i, cell in enumerate(cells))
 
     body = "".join(f"<tr>{line(row, 'td')}</tr>" for row in rows)
     return (
