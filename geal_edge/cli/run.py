@@ -41,6 +41,12 @@ def run(
     budget: Annotated[
         int, typer.Option(min=1, max=MAX_BUDGET, help="Frames (with --group: units) to select, in all for this spool.")
     ],
+    known: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Memory file (geal-edge memory add) of frames that are labelled or sent already, and of what is to be ignored."
+        ),
+    ] = None,
     fps: Fps = None,
     topic: Topics = None,
     group: Group = None,
@@ -72,6 +78,7 @@ def run(
                 encoder=encoder,
                 spool_path=spool,
                 budget=budget,
+                known=known or (),
                 group_s=group,
                 encoding=encoding,
                 again=again,

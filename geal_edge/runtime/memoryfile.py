@@ -21,7 +21,7 @@ import numpy as np
 import geal_edge
 from geal_edge.errors import SpoolDamaged, SpoolError, UsageError
 from geal_edge.runtime import durable
-from geal_edge.runtime.memory import KINDS, Entry, Mark, Memory, Nearest
+from geal_edge.runtime.memory import KINDS, Entry, Mark, Memory, Nearest, require_space
 
 SCHEMA = "geal-edge/memory/1"
 _FAMILY = b"geal-edge/memory/"
@@ -86,6 +86,13 @@ def read_memory(path: Path) -> Memory:
         return _parsed(body)
     except (ValueError, KeyError, TypeError, IndexError) as error:  # what no version of ours has written
         raise _damaged(path, f"what stands in it cannot be meant: {error!r}") from error
+
+
+def known_entries(path: Path, feature_space: str) -> tuple[Entry, ...]:
+    """What a memory file holds. Raises FeatureSpaceMismatch where it is of another space, and as `read_memory` does."""
+    memory = read_memory(path)
+    require_space(path, memory.feature_space, feature_space)
+    return memory.entries
 
 
 def _parsed(body: bytes) -> Memory:

@@ -10,7 +10,7 @@ finds the spool as it was after the last decision, and a recorded source goes on
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from geal_edge.config import GuardKind
@@ -20,12 +20,14 @@ from geal_edge.models.preprocess import aspect_warning
 from geal_edge.runtime.clusters import KnowledgeClusters, knowledge_clusters
 from geal_edge.runtime.distill import distill
 from geal_edge.runtime.encoder import Encoder
-from geal_edge.runtime.frame import Frame, LostFrame, usable
+from geal_edge.runtime.frame import Frame, Image, LostFrame, usable
 from geal_edge.runtime.guard import Guard, guard_after
 from geal_edge.runtime.imagefile import Encoding
-from geal_edge.runtime.ladder import Ladder
+from geal_edge.runtime.memoryfile import known_entries
 from geal_edge.runtime.observer import Observer
 from geal_edge.runtime.persistence import only
+from geal_edge.runtime.release import ReleaseRule
+from geal_edge.runtime.rounds import Rounds, powered_seconds
 from geal_edge.runtime.sources import Source
 from geal_edge.runtime.spool import Spool, SpoolSettings
 from geal_edge.runtime.stopping import Stop
@@ -39,7 +41,7 @@ def stream(
     after: int,
     group_s: float | None,
     encoder: Encoder,
-    selector: Ladder,
+    selector: Rounds,
     spool: Spool,
     watch: Observer,
     stop: Stop,
@@ -51,6 +53,7 @@ def stream(
     judged all the same. Raises Interrupted after the unit in hand once `stop` was asked.
     """
     for unit in stop.between(units(source.frames(after=after), group_s)):
+        selector.tick()  # a round with a length: releases what is due, and ends it when its time is over
         judged = judge(unit, encoder, guard)
         if judged.frames:
             decision = selector.score(judged.clusters)  # asks, changes nothing
@@ -86,8 +89,13 @@ def judge(unit: Unit, encoder: Encoder, guard: Guard | None = None) -> JudgedUni
 
 def clusters_of(frame: Frame, encoder: Encoder) -> KnowledgeClusters:
     """A frame's knowledge clusters. Raises FrameError where nothing in it could be judged."""
+    return clusters_in(frame.image, encoder)
+
+
+def clusters_in(image: Image, encoder: Encoder) -> KnowledgeClusters:
+    """The same of a picture that is no frame of a source any more."""
     recipe = encoder.bundle.manifest.clusters
-    encoded = encoder(frame.image)
+    encoded = encoder(image)
     distilled = distill(
         encoded.patch_features,
         encoded.cls_attention,
@@ -111,6 +119,9 @@ def run(
     encoder: Encoder,
     spool_path: Path,
     budget: int,
+    release: ReleaseRule = "round_end",
+    length_s: float | None = None,
+    known: Sequence[Path] = (),
     group_s: float | None = None,
     encoding: Encoding = "jpg",
     again: bool = False,
@@ -118,9 +129,11 @@ def run(
     watch: Observer,
     stop: Stop | None = None,
 ) -> RunResult:
-    """Stream recorded sources one after another into a spool; go on where an earlier run was stopped or killed.
+    """Stream sources one after another into a spool; go on where an earlier run was stopped or killed.
 
-    The spool's one round is open: further sources continue it, a finished one is read anew only with `again`. With
+    A spool of recorded sources has one round, which is open: further sources continue it, a finished one is read anew only
+    with `again`. On a vehicle rounds last `length_s` powered seconds and release by a rule (release.py), and a bundle of
+    another feature space takes the spool over (migration.py). What the memory files `known` hold counts as covered. With
     `group_s` frames of several topics whose capture times lie within so many seconds are one unit (units.py). With `guard`
     broken frames are not judged, nor with `all` what was there for one frame alone (guard.py).
     Raises Interrupted, SourceClash before anything is read where two sources have one name, and whatever opening a spool
@@ -128,11 +141,14 @@ def run(
     """
     finished: list[str] = []
     skipped: list[str] = []
-    settings = spool_settings(encoder.bundle, budget, group_s, guard=guard)
-    with one_blas_thread(), Spool(spool_path, settings, encoding=encoding) as spool:
+    settings = replace(spool_settings(encoder.bundle, budget, group_s, guard=guard), release=release, length_s=length_s)
+    anew = None if length_s is None else lambda image: clusters_in(image, encoder)
+    with one_blas_thread(), Spool(spool_path, settings, encoding=encoding, encode=anew) as spool:
+        for memory in known:
+            spool.remember(known_entries(memory, settings.feature_space))
         for source in sources:
             spool.require_own_name(source, others=sources)
-        selector = spool.ladder()
+        selector = Rounds(spool, powered_seconds)
         for source in sources:
             state = spool.begin_source(source, again=again and source.name not in finished)
             if state.finished:

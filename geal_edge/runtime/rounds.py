@@ -6,6 +6,7 @@ released and remembered, the rest is evicted, and the next round begins with a f
 recorded sources, goes on until it is ended.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -13,6 +14,11 @@ from geal_edge.runtime.clusters import KnowledgeClusters
 from geal_edge.runtime.ladder import Certificate, Decision, Ladder
 from geal_edge.runtime.release import Price, due
 from geal_edge.runtime.spool import Spool
+
+
+def powered_seconds() -> float:
+    """CLOCK_BOOTTIME: it goes on while the vehicle sleeps, and no one can set it."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class Rounds:
@@ -110,4 +116,6 @@ class Rounds:
             self._ladder.learn_release(release)
 
     def _note(self) -> None:
+        if self._settings.length_s is None:
+            return
         self._spool.note_round(elapsed_s=self._clock() - self._began_s, price=self._price)

@@ -64,10 +64,12 @@ from geal_edge.errors import (
     SpoolMismatch,
 )
 from geal_edge.runtime import durable
+from geal_edge.runtime.clusters import KnowledgeClusters
 from geal_edge.runtime.imagefile import Encoding, stored_form
 from geal_edge.runtime.ladder import Death, Decision, Ladder, Release
 from geal_edge.runtime.memory import Entry, Memory, remember
 from geal_edge.runtime.memoryfile import read_memory, write_memory
+from geal_edge.runtime.migration import Encode, EncodedAnew, Judgement, encoded_anew, judged_anew
 from geal_edge.runtime.release import Price, ReleaseRule
 from geal_edge.runtime.sources import Source
 from geal_edge.runtime.spooldb import (
@@ -92,7 +94,7 @@ from geal_edge.runtime.units import JudgedFrame, JudgedUnit
 
 FLUSH_S = 5.0
 MAX_EVENTS = 10_000
-ROUND_END, RELEASE = "round_end", "release"
+ROUND_END, RELEASE, MIGRATION = "round_end", "release", "feature_space_changed"
 """What evicted a unit, where it was no frame that came."""
 
 
@@ -151,6 +153,8 @@ class Spool:
     frames after it again.
 
     Raises SpoolLocked, SpoolMismatch, FeatureSpaceMismatch, SpoolDamaged, SpoolError or StorageError when it is opened.
+    `encode` looks at a stored picture with the bundle of the settings: with it a spool of another feature space is taken over
+    (migration.py) instead of refused, as on a vehicle that got a new bundle.
     `monotonic` (seconds) paces the flushes; `wall_ns` is recorded and never trusted.
     """
 
@@ -160,12 +164,15 @@ class Spool:
         settings: SpoolSettings,
         *,
         encoding: Encoding = "jpg",
+        encode: Encode | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         wall_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self.path = path
         self.settings = settings
         self._encoding = encoding
+        self._encode = encode
+        self.round: RoundState
         self._monotonic = monotonic
         self._wall_ns = wall_ns
         self._resources = ExitStack()
@@ -217,6 +224,9 @@ class Spool:
             durable.sync_folder(self.path)
         found = dict(self._db.execute("SELECT key, value FROM meta"))
         require_schema(self.path, found.get("schema"))
+        if found["feature_space"] != wanted["feature_space"] and self._encode is not None:
+            self._migrate(found, wanted, self._encode)
+            found |= wanted
         if found["feature_space"] != wanted["feature_space"]:
             raise FeatureSpaceMismatch(
                 f"{self.path}: holds clusters of feature space {found['feature_space']}, the bundle makes "
@@ -251,6 +261,61 @@ class Spool:
                 f"{self.path}: its round is open and releases by {_rule_words(release, length_s)}, not by "
                 f"{_rule_words(self.settings.release, self.settings.length_s)}. Go on as it was, or use another --spool."
             )
+
+    def _migrate(self, found: dict[str, str], wanted: dict[str, str], encode: Encode) -> None:
+        """Take the spool over into the feature space of the settings (migration.py)."""
+        if self._db.execute("SELECT 1 FROM rounds WHERE open").fetchone() is None:
+            self._begin_next_round(found["feature_space"])
+        self._load_running_state()
+        budget, _, _ = self._load_round()
+        anew = list(encoded_anew(self._db, self.path, encode))
+        units = [unit for unit in anew if isinstance(unit, EncodedAnew)]
+        earlier = [unit for unit in units if unit.state == "released" and unit.round != self.round.number]
+        # Before the transaction: should it never come, what was remembered is true all the same.
+        self.remember([entry for unit in earlier for entry in unit.entries(f"{self.path.name}, round {unit.round}")])
+        judgement = judged_anew(
+            units,
+            unreadable=[unit for unit in anew if isinstance(unit, int)],
+            round_number=self.round.number,
+            capacity=budget,
+            base=read_base(self.path, self.settings.feature_space),
+        )
+        if self.round.price is not None:
+            self.round = replace(self.round, price=Price(progress=self.round.price.progress))
+        with self._transaction():
+            self._db.executemany("UPDATE meta SET value = ? WHERE key = ?", [(v, k) for k, v in wanted.items()])
+            self._store_anew(units)
+            self._store_judgement(judgement)
+            evicted = self._evict(judgement.evicted, by=MIGRATION)
+            names = {"from_space": found["feature_space"], "to_space": wanted["feature_space"]}
+            self.event("feature_space_changed", **names, encoded=len(units), evicted=[id_ for _, _, id_ in evicted])
+            self._write_running_state()
+        self._unlink(evicted)
+
+    def _store_anew(self, units: Sequence[EncodedAnew]) -> None:
+        self._db.executemany(
+            "UPDATE frames SET clusters = ?, cluster_count = ?, patch_cluster = ? WHERE frame = ?",
+            [
+                (*_cluster_columns(clusters), number)
+                for unit in units
+                for (number, _, _), clusters in zip(unit.frames, unit.clusters, strict=True)
+            ],
+        )
+        # The distances and witnesses by which units were released belong to the old space.
+        self._db.execute("UPDATE units SET released_squared = NULL, released_witness = NULL WHERE state = 'released'")
+
+    def _store_judgement(self, judgement: Judgement) -> None:
+        self._db.execute("DELETE FROM deaths WHERE round = ?", (self.round.number,))
+        (last,) = self._db.execute("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'units'").fetchone()
+        self._insert_deaths(judgement.deaths, before=last + 1)
+        self._db.execute("UPDATE units SET levels = x'' WHERE state = 'released' AND round = ?", (self.round.number,))
+        self._db.executemany(
+            "UPDATE units SET levels = ?, squared_novelty = ?, radius = ?, witness = ?, nearest = ? WHERE unit = ?",
+            [
+                (np.array(judgement.levels[unit], "<u2").tobytes(), *_reasons(decision), unit)
+                for unit, decision in judgement.decisions.items()
+            ],
+        )
 
     def _load_round(self) -> tuple[int, str, float | None]:
         number, budget, release, length_s, elapsed_s, price = self._db.execute(
@@ -423,9 +488,9 @@ class Spool:
         """How far the round is; stored with the next transaction."""
         self.round = replace(self.round, elapsed_s=elapsed_s, price=price)
 
-    def remember(self, entries: Sequence[Entry]) -> None:
+    def remember(self, entries: Sequence[Entry], *, space: str | None = None) -> None:
         """Add what is known to the memory. It counts as covered for every ladder that is read from now on."""
-        space = self.settings.feature_space
+        space = space or self.settings.feature_space
         path = memory_path(self.path, space)
         memory = read_memory(path) if path.exists() else Memory(feature_space=space)
         durable.make_folder(path.parent, mode=0o700)
@@ -488,10 +553,7 @@ class Spool:
                 decision.unit,
                 self.round.number,
                 np.array(decision.levels, "<u2").tobytes(),
-                decision.squared_novelty,
-                decision.radius,
-                decision.witness,
-                decision.nearest,
+                *_reasons(decision),
             ),
         )
         self._db.executemany(
@@ -507,9 +569,7 @@ class Spool:
                     file,
                     len(data),
                     sha256(data).hexdigest(),
-                    clusters.rows.astype("<f2").tobytes(),
-                    len(clusters.rows),
-                    clusters.patch_cluster.astype("<i2").tobytes(),
+                    *_cluster_columns(clusters),
                 )
                 for frame, clusters, file, data in ((s.judged.frame, s.judged.clusters, s.file, s.data) for s in stored)
             ],
@@ -552,10 +612,10 @@ class Spool:
             self.event("units_evicted", units=[id_ for _, _, id_ in evicted], by=RELEASE)
         return evicted
 
-    def _begin_next_round(self) -> None:
+    def _begin_next_round(self, space: str | None = None) -> None:
         """Remember what the last round released, and open the next. Found half done, it is done again to the end."""
         (last,) = self._db.execute("SELECT max(round) FROM rounds").fetchone()
-        self.remember(self._released_entries(last))
+        self.remember(self._released_entries(last), space=space)
         with self._transaction():
             self._open_round(last + 1)
 
@@ -639,6 +699,16 @@ class _Stored:
     judged: JudgedFrame
     file: str
     data: bytes
+
+
+def _cluster_columns(clusters: KnowledgeClusters) -> tuple[bytes, int, bytes]:
+    """clusters, cluster_count and patch_cluster of a row of `frames`."""
+    return clusters.rows.astype("<f2").tobytes(), len(clusters.rows), clusters.patch_cluster.astype("<i2").tobytes()
+
+
+def _reasons(decision: Decision) -> tuple[float | None, float | None, int | None, int | None]:
+    """squared_novelty, radius, witness and nearest of a row of `units`."""
+    return decision.squared_novelty, decision.radius, decision.witness, decision.nearest
 
 
 def _rule_words(release: str, length_s: float | None) -> str:
