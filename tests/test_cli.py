@@ -272,6 +272,32 @@ def test_a_memory_is_filled_shown_merged_and_known(cli, spool, tiny_bundle, tmp_
     assert cli("memory", "add", "--help")[1].count("geal-edge memory add") >= 2
 
 
+def test_run_takes_what_is_known_and_selects_none_of_it_again(cli, spool, tiny_bundle, tmp_path):
+    memory = tmp_path / "known.memory"
+    assert cli("memory", "add", memory, spool)[0] == 0
+    words = (
+        "run",
+        DRIVE,
+        "--bundle",
+        tiny_bundle.path,
+        "--spool",
+        tmp_path / "again",
+        "--budget",
+        5,
+        "--known",
+        memory,
+    )
+    code, _, error = cli(*words)
+    assert code == 0, error
+    first, again = (
+        {json.loads(line)["id"] for line in cli("list", path, "--json")[1].splitlines()}
+        for path in (spool, tmp_path / "again")
+    )
+    assert len(first) == 5
+    assert not first & again
+    assert cli("check", tmp_path / "again")[0] == 0
+
+
 def test_every_command_has_an_example_and_a_place_in_the_help(cli):
     group: Any = get_command(app)
     assert set(group.commands) == {
