@@ -21,19 +21,25 @@ def status(spool: SpoolFolder, as_json: Json = False) -> None:
 
 
 def status_lines(spool: Path, data: dict[str, Any]) -> Iterator[str]:
-    frames, budget = data["frames"], data["budget"][0]
+    frames, budget, last = data["frames"], data["budget"][0], data["rounds"][-1]
+    states = ["not_new", "gated", "lost", "retained", *(["released"] if frames["released"] else []), "evicted"]
     yield f"spool {spool}" + (" (UNTRAINED weights)" if data["untrained"] else "")
     yield f"  frames    {frames['seen']} seen: " + ", ".join(
-        f"{frames[state]} {state.replace('_', ' ')}" for state in ("not_new", "gated", "lost", "retained", "evicted")
+        f"{frames[state]} {state.replace('_', ' ')}" for state in states
     )
     for state in ("lost", "gated"):
         for reason, n in sorted(data[state].items()):
             yield f"  {state:<8}  {n} {reason}"
+    if last["round"] > 1 or last["length_s"] is not None:
+        length = (
+            "until it is ended" if last["length_s"] is None else f"{last['elapsed_s']:.0f} of {last['length_s']:.0f} s"
+        )
+        yield f"  round     {last['round']}, {length}, release {last['release']}"
     selected = data.get("units", frames)["selected"]
     yield f"  budget    {selected} of {budget['limit']} {budget['unit']} selected, {budget['spent']} spent"
     if "units" in data:
         yield f"  units     {frames['selected']} frames in them, formed with --group {data['group_s']:g}"
-    certificate = Certificate(**data["rounds"][-1]["certificate"])
+    certificate = Certificate(**last["certificate"])
     yield f"  coverage  {certificate_words(certificate, frames['selected'])}"
     for source in data["sources"]:
         state = "read to its end" if source["finished"] else f"at frame {source['cursor']}"
