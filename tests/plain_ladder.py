@@ -1,4 +1,4 @@
-"""The ladder in its plainest form: every level asks every row, in float64. What the real one must answer, bit for bit."""
+"""The ladder in its plainest form: every level asks every unit, in float64. What the real one must answer, bit for bit."""
 
 from dataclasses import dataclass, field
 
@@ -32,14 +32,21 @@ class PlainLadder:
     def smallest(self) -> int:
         return min(self.levels)
 
-    def novelty(self, rows: Rows, level: int) -> float:
-        known = [*self.base, *(self.rows[unit] for unit in self.levels[level])]
-        return float(squared_distances(rows, np.concatenate(known)).min(axis=1).max()) if known else np.inf
+    def novelties(self, rows: Rows) -> dict[int, float]:
+        """level -> squared novelty; a unit is asked once for all the levels that hold it."""
+        to_unit = {unit: squared_distances(rows, self.rows[unit]).min(axis=1) for unit in self.retained}
+        to_base = [squared_distances(rows, frame).min(axis=1) for frame in self.base]
+        found = {}
+        for level, members in self.levels.items():
+            near = [*to_base, *(to_unit[unit] for unit in members)]
+            found[level] = float(np.min(near, axis=0).max()) if near else np.inf
+        return found
 
     def see(self, clusters: KnowledgeClusters) -> tuple[int | None, float, list[int]]:
         """(number under which it is retained, squared novelty, units evicted)"""
-        before, novelty = self.retained, self.novelty(clusters.rows, self.smallest)
-        takers = [x for x in self.levels if x < TOP and self.novelty(clusters.rows, x) > RADII[x] ** 2]
+        before, novelties = self.retained, self.novelties(clusters.rows)
+        novelty = novelties[self.smallest]
+        takers = [x for x in self.levels if x < TOP and novelties[x] > RADII[x] ** 2]
         taken = False
         for level in takers:
             if len(self.levels[level]) < self.room:

@@ -35,7 +35,7 @@ def measured_radius(ladder, frames):
     return max(np.sqrt(squared_distances(f.rows, rows).min(1).max()) for f in frames)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(streams, budgets)
 def test_the_certified_radius_is_never_below_the_measured_one(stream, budget):
     frames = made(stream)
@@ -47,7 +47,7 @@ def test_the_certified_radius_is_never_below_the_measured_one(stream, budget):
         assert measured_radius(ladder, frames) <= certified
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(streams, budgets)
 def test_the_lower_bound_is_true_of_the_best_single_patches(stream, budget):
     # budget + 1 rows pairwise >= 2 * bound must exist among all that was seen: then no `budget` points cover below bound.
@@ -89,7 +89,7 @@ def test_the_factor_holds_where_the_optimum_can_be_found_by_brute_force():
                 assert measured_radius(ladder, frames) <= 2 * 1.01 * best + 1e-9
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(streams, budgets)
 def test_scoring_is_pure_and_says_the_same_twice(stream, budget):
     *before, last = made(stream) + [unit(unit_rows(np.eye(made(stream)[0].rows.shape[1])[:1]))]
@@ -108,7 +108,7 @@ def test_scoring_is_pure_and_says_the_same_twice(stream, budget):
     assert repr(after) == repr(state)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(streams, budgets)
 def test_a_unit_that_was_learned_is_not_new_when_it_comes_again(stream, budget):
     frames = made(stream)
@@ -120,7 +120,7 @@ def test_a_unit_that_was_learned_is_not_new_when_it_comes_again(stream, budget):
         assert ladder.score(unit(retained[number].rows)).novelty == 0.0
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(streams, budgets, st.integers(0, 60))
 def test_a_ladder_restored_in_the_middle_goes_on_as_if_nothing_had_happened(stream, budget, cut):
     frames = made(stream)
@@ -134,7 +134,7 @@ def test_a_ladder_restored_in_the_middle_goes_on_as_if_nothing_had_happened(stre
     assert restored.selected() == whole.selected()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(streams, budgets)
 def test_a_unit_is_retained_while_some_alive_level_holds_it_and_no_longer(stream, budget):
     ladder = Ladder(capacity=budget)
@@ -152,7 +152,7 @@ def test_a_unit_is_retained_while_some_alive_level_holds_it_and_no_longer(stream
     assert not any(dead & set(u.levels) for u in ladder.snapshot())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(streams, budgets)
 def test_no_level_holds_more_than_the_budget_and_the_order_never_exceeds_it(stream, budget):
     ladder = fed(made(stream), budget)
@@ -199,7 +199,7 @@ def test_wide_rows_of_a_long_drive_are_judged_as_by_the_plain_form(dim):
     assert list(ladder.retained) == plain.retained
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(streams, budgets, st.lists(st.integers(0, 59), max_size=6))
 def test_with_releases_the_certificate_still_covers_all_that_was_seen_and_the_bound_is_still_true(stream, budget, when):
     frames = made(stream)
@@ -225,7 +225,7 @@ def test_with_releases_the_certificate_still_covers_all_that_was_seen_and_the_bo
         assert largest_clique_at_least(apart, budget + 1)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(streams, budgets, st.integers(0, 60), st.integers(1, 3))
 def test_a_ladder_restored_after_a_release_goes_on_as_if_nothing_had_happened(stream, budget, cut, count):
     frames = made(stream)
