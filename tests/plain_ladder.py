@@ -29,8 +29,8 @@ class PlainLadder:
         return sorted({unit for members in self.levels.values() for unit in members})
 
     @property
-    def smallest(self) -> int:
-        return min(self.levels)
+    def answering(self) -> int:
+        return min(x for x, members in self.levels.items() if x == TOP or len(members) <= self.room)
 
     def novelties(self, rows: Rows) -> dict[int, float]:
         """level -> squared novelty; a unit is asked once for all the levels that hold it."""
@@ -45,23 +45,23 @@ class PlainLadder:
     def see(self, clusters: KnowledgeClusters) -> tuple[int | None, float, list[int]]:
         """(number under which it is retained, squared novelty, units evicted)"""
         before, novelties = self.retained, self.novelties(clusters.rows)
-        novelty = novelties[self.smallest]
+        novelty = novelties[self.answering]
         takers = [x for x in self.levels if x < TOP and novelties[x] > RADII[x] ** 2]
         taken = False
         for level in takers:
-            if len(self.levels[level]) < self.room:
+            if len(self.levels[level]) + sum(level in levels for _, levels in self.released) >= self.budget:
+                self.natural.append(level)
+                del self.levels[level]
+            elif self.room:
                 self.levels[level].append(self.next_unit)
                 taken = True
             else:
-                of_level = len(self.levels[level]) + sum(level in levels for _, levels in self.released)
-                if of_level >= self.budget:
-                    self.natural.append(level)
                 del self.levels[level]
         if takers and len(self.levels[TOP]) < self.room:
             self.levels[TOP].append(self.next_unit)
             taken = True
-        while len(self.retained) > self.max_retained and self.smallest < TOP:
-            del self.levels[self.smallest]
+        while len(self.retained) > self.max_retained and min(self.levels) < TOP:
+            del self.levels[min(self.levels)]
         number = None
         if taken:
             self.rows[self.next_unit] = clusters.rows
@@ -76,5 +76,3 @@ class PlainLadder:
             for members in self.levels.values():
                 if unit in members:
                     members.remove(unit)
-        for level in [x for x, members in self.levels.items() if x < TOP and len(members) > self.room]:
-            del self.levels[level]

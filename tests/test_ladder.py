@@ -42,7 +42,7 @@ def test_the_certified_radius_is_never_below_the_measured_one(stream, budget):
     ladder = fed(frames, budget)
     certified = ladder.certificate().radius
     if certified is None:
-        assert ladder.smallest_alive == TOP
+        assert ladder.answering == TOP
     else:
         assert measured_radius(ladder, frames) <= certified
 
@@ -116,7 +116,7 @@ def test_a_unit_that_was_learned_is_not_new_when_it_comes_again(stream, budget):
     for frame in frames:
         assert ladder.score(frame).empty  # every alive level has it within its radius
     retained = {u.unit: u for u in ladder.snapshot()}
-    for number in ladder.members(ladder.smallest_alive):
+    for number in ladder.members(ladder.answering):
         assert ladder.score(unit(retained[number].rows)).novelty == 0.0
 
 
@@ -183,7 +183,7 @@ def test_every_answer_is_that_of_the_plain_form_with_a_base_and_releases_too(str
             assert len(release.units) <= count
         assert list(ladder.retained) == plain.retained
         assert ladder.certificate().lower_bound == max((RADII[x] / 2 for x in plain.natural), default=0.0)
-        assert ladder.smallest_alive == plain.smallest
+        assert ladder.answering == plain.answering
 
 
 @pytest.mark.parametrize("dim", [64, 384])
@@ -287,9 +287,9 @@ def test_the_order_of_clusters_within_a_unit_does_not_matter():
     assert [s.unit for s in fed(frames, 5).selected()] == [s.unit for s in fed(turned, 5).selected()]
 
 
-def test_the_order_begins_with_the_oldest_unit_of_the_smallest_alive_level_and_fills_from_the_rest():
+def test_the_order_begins_with_the_oldest_unit_of_the_answering_level_and_fills_from_the_rest():
     ladder = fed(random_stream(4, 80), 6)
-    inside = ladder.members(ladder.smallest_alive)
+    inside = ladder.members(ladder.answering)
     order = [s.unit for s in ladder.selected()]
     assert order[0] == inside[0]
     assert set(order[: len(inside)]) == set(inside)

@@ -146,7 +146,7 @@ def mean_cover(frames, picked):
         pytest.param(
             drive_stream,
             marks=pytest.mark.xfail(
-                strict=True, reason="releases shrink the levels' room, so a round's late scenes are hardly retained"
+                strict=True, reason="once the fine levels have died, scenes within the coarse radii are not retained"
             ),
         ),
     ],

@@ -4,7 +4,8 @@ A ladder runs one guess of the cover radius per level, r_0 < r_1 < ... in steps 
 `capacity` units: a unit that has a cluster farther than r_l from everything in the list joins it; the unit that would be one
 too many kills the level, which proves that the guess was too small. Then:
 
-- every seen cluster is within r_l of the list of every alive level l, so the smallest alive radius is a certified cover radius;
+- every seen cluster is within r_l of the list of every alive level l, so the smallest alive radius is a certified cover radius
+  (after releases: that of the smallest level whose list still fits into the budget beside them, the answering level);
 - a level that died of `capacity + 1` clusters pairwise more than r_l apart proves that no `capacity` single patches cover the
   round better than r_l / 2: the lower bound. (Never a claim against the best `capacity` frames: no factor exists there.)
 
@@ -71,12 +72,12 @@ class Decision:
     levels          alive levels that take it and survive, ascending; empty = not retained
     deaths          levels that die of it
     evicted         retained units that no level holds afterwards, ascending
-    squared_novelty exact squared chord from the witness to its nearest retained cluster, in the smallest alive level; None
+    squared_novelty exact squared chord from the witness to its nearest retained cluster, in the answering level; None
                     while that level is empty
     witness         cluster that decided the novelty; None while the level is empty
     nearest         unit that owns the cluster nearest to the witness; None while the level is empty, or a base frame is nearer
     nearest_base    index of the base frame that owns it, where one is as near; else None
-    radius          the smallest alive radius when it was asked (chord); None once only the top level is alive
+    radius          that of the answering level when it was asked (chord); None once only the top level answers
     """
 
     unit: int
@@ -124,16 +125,9 @@ class RetainedUnit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
-    """Units that become final, and all that this changes, asked before it is learned.
-
-    picks    in the order in which they are released: the first of the selected order
-    deaths   levels that hold more than the budget leaves; none of them natural
-    evicted  retained units that no level holds afterwards, ascending
-    """
+    """Units that become final, asked before it is learned: the first of the selected order, in that order."""
 
     picks: "tuple[SelectedUnit, ...]"
-    deaths: tuple[Death, ...]
-    evicted: tuple[int, ...]
 
     @property
     def units(self) -> tuple[int, ...]:
@@ -234,14 +228,17 @@ class Ladder:
         return self._next_unit
 
     @property
-    def smallest_alive(self) -> int:
-        """The smallest alive level; TOP where all with a radius have died."""
-        return int(np.argmax(self._alive))
+    def answering(self) -> int:
+        """The smallest alive level whose retained units fit into what is left of the budget; TOP where none with a radius does.
+
+        Without releases that is the smallest alive level.
+        """
+        return int(self._levels[self._answer])
 
     @property
     def radius(self) -> float | None:
-        """The radius in force: that of the smallest alive level, in chord."""
-        level = self.smallest_alive
+        """The radius in force: that of the answering level, in chord."""
+        level = self.answering
         return None if level == TOP else RADII[level]
 
     @property
@@ -251,7 +248,7 @@ class Ladder:
 
     @property
     def room(self) -> int:
-        """Units that a level may hold: the budget, less what was released."""
+        """What is left of the budget."""
         return self.capacity - len(self._released)
 
     @property
@@ -299,8 +296,9 @@ class Ladder:
         levels: list[int] = []
         evicted: list[int] = []
         if takers:
-            deaths = [Death(level=x, natural=self._proves(x)) for x in takers if self._counts[x] >= self.room]
-            levels = [level for level in takers if self._counts[level] < self.room]
+            full = [level for level in takers if self._held_in_all[level] >= self.capacity or not self.room]
+            deaths = [Death(level=level, natural=self._held_in_all[level] >= self.capacity) for level in full]
+            levels = [level for level in takers if level not in full]
             if self._counts[TOP] < self.room:
                 levels.append(TOP)
             levels, pressed = self._relieve(levels, deaths)
@@ -334,26 +332,15 @@ class Ladder:
         self._refresh()
 
     def release(self, count: int, *, beyond: float = -1.0) -> Release:
-        """Say everything that releasing the first `count` units of the selected order changes, and change nothing.
+        """The first `count` units of the selected order, which may become final; this changes nothing.
 
-        They become part of the base and spend the budget: levels that hold more than what is left of it die, which proves
-        nothing about any bound. Fewer than `count` where the order comes to units that lie within the chord `beyond` of those
-        before them.
+        They will be part of the base and spend the budget. Levels that hold more than what is left of it do not answer any
+        more, but they live on: what they hold may still be selected, and what they take is how the rest of the round is known.
+        Fewer than `count` where the order comes to units that lie within the chord `beyond` of those before them.
         """
-        picks = tuple(
-            takewhile(
-                lambda pick: pick.witness is None or chord(pick.squared_distance) > beyond,
-                self.selected()[: min(count, self.room)],
-            )
-        )
-        units = [pick.unit for pick in picks]
-        stay = np.ones(len(self._member), bool)
-        stay[[self._slots[unit] for unit in units]] = False
-        held = self._member[stay].sum(axis=0)
-        room = self.room - len(units)
-        deaths = [Death(level=int(x), natural=False) for x in self._levels[:-1] if held[x] > room]
-        evicted = [unit for unit in self._evicted_by(deaths) if unit not in units]
-        return Release(picks=picks, deaths=tuple(deaths), evicted=tuple(evicted))
+        first = self.selected()[: min(count, self.room)]
+        picks = takewhile(lambda pick: pick.witness is None or chord(pick.squared_distance) > beyond, first)
+        return Release(picks=tuple(picks))
 
     def learn_release(self, release: Release) -> None:
         """Apply a release that this ladder worked out in its present state, once it is safe on disk."""
@@ -361,13 +348,12 @@ class Ladder:
             slot = self._slots[unit]
             self._finalize(unit, self._held.rows(slot), np.flatnonzero(self._member[slot]).tolist())
             self._remove(unit)
-        self._bury(release.deaths, release.evicted)
         self._refresh()
 
     # -- the answer ----------------------------------------------------------------------------------------------------
 
     def selected(self, *, on_pick: Callable[[int], None] | None = None) -> list[SelectedUnit]:
-        """The selected order: exact greedy inside the smallest alive level's set, then greedy fill from the rest.
+        """The selected order: exact greedy inside the answering level's set, then greedy fill from the rest.
 
         At most `room` units. The order starts with the oldest unit of the level, or with the farthest from the base where
         there is one. Greedy over all retained units at once would look better and break the certificate; this order never
@@ -377,7 +363,7 @@ class Ladder:
             return []
         slots = list(self._slots.values())
         rows = [self._held.rows(slot) for slot in slots]
-        in_level = self._member[slots, self.smallest_alive]
+        in_level = self._member[slots, self.answering]
         inside, rest = np.flatnonzero(in_level), np.flatnonzero(~in_level)
         base = [self._base.rows(slot) for slot in range(self._base.count)]
         picks = k_center_greedy(
@@ -417,13 +403,13 @@ class Ladder:
         return takers
 
     def _novelty(self, measured: "_Measured") -> tuple[int | None, int | None, int | None, float | None]:
-        """(witness, nearest unit, nearest base frame, exact squared novelty) in the smallest alive level; Nones while there is
+        """(witness, nearest unit, nearest base frame, exact squared novelty) in the answering level; Nones while there is
         nothing to be far from."""
-        if not (self._counts[self._levels[0]] or self._base.count):
+        if not (self._counts[self.answering] or self._base.count):
             return None, None, None, None
-        largest = measured.near[measured.done, 0].max()
-        candidates = np.flatnonzero(measured.done & (measured.near[:, 0] >= largest - 2.0 * self._error))
-        settled = [(int(c), *self._settle(measured, int(c), 0)) for c in candidates]
+        near = measured.near[:, self._answer]
+        candidates = np.flatnonzero(measured.done & (near >= near[measured.done].max() - 2.0 * self._error))
+        settled = [(int(c), *self._settle(measured, int(c), self._answer)) for c in candidates]
         witness, squared, nearest, nearest_base = max(settled, key=lambda each: each[1])  # the first of equals
         return witness, nearest, nearest_base, squared
 
@@ -442,11 +428,6 @@ class Ladder:
         if (to_frames == squared).any():
             return float(squared), None, int(frames[to_frames.argmin()])
         return float(squared), int(self._units[units][to_units == squared].min()), None
-
-    def _proves(self, level: int) -> bool:
-        """Whether one unit more than `level` holds proves a bound: with what was released of it, more than the whole budget
-        lie pairwise farther apart than its radius."""
-        return bool(self._counts[level] + self._released_counts[level] >= self.capacity)
 
     def _relieve(self, levels: list[int], deaths: list[Death]) -> tuple[list[int], list[Death]]:
         """The pressure rule, asked ahead: which levels must be dropped so that at most `max_retained` units remain."""
@@ -486,7 +467,7 @@ class Ladder:
         done = np.zeros(len(rows), bool)
         todo: BoolArray = np.any(bounds[:, :-1] > self._radii, axis=1)
         if not todo.any():
-            todo[bounds[:, 0].argmax()] = True
+            todo[bounds[:, self._answer].argmax()] = True
         while todo.any():
             per_slot, per_row = self._held.nearest_with_rows(wide[todo])
             to_slot[:, todo] = per_slot
@@ -498,8 +479,8 @@ class Ladder:
                 to_base[:, todo] = self._base.nearest(wide[todo])
                 near[todo] = np.minimum(near[todo], to_base[:, todo].min(axis=0)[:, None])
             done |= todo
-            lowest = math.sqrt(max(0.0, float(near[done, 0].max()) - self._error))
-            todo = ~done & (bounds[:, 0] >= lowest)
+            lowest = math.sqrt(max(0.0, float(near[done, self._answer].max()) - self._error))
+            todo = ~done & (bounds[:, self._answer] >= lowest)
         bounds[done] = np.sqrt(np.maximum(near[done], 0.0) + self._error) + ROUNDING
         chords = np.full((len(rows), TOP + 1), np.inf)
         chords[:, self._levels] = bounds
@@ -567,7 +548,9 @@ class Ladder:
         self._retained = tuple(self._slots)
         self._error = max(self._held.error, self._base.error)
         self._counts = self._member.sum(axis=0)
+        self._held_in_all = self._counts + self._released_counts
         self._levels = np.flatnonzero(self._alive)
+        self._answer = int(np.argmax((self._counts[self._levels] <= self.room) | (self._levels == TOP)))
         self._radii = np.array([RADII[level] for level in self._levels[:-1]])
         # Members of each alive level that has some, one level after another: one gather and one reduction serve all levels.
         columns, self._gather = np.nonzero(self._member[:, self._levels].T)

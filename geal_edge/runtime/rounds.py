@@ -100,7 +100,7 @@ class Rounds:
     def end(self) -> None:
         """End the round now: a trip is over, or its time is."""
         release = self._ladder.release(self._ladder.room)
-        left = [unit for unit in self._ladder.retained if unit not in {*release.units, *release.evicted}]
+        left = [unit for unit in self._ladder.retained if unit not in release.units]
         self._spool.end_round(release, left)
         self._begin()
 

@@ -30,9 +30,9 @@ together, every few seconds and with the next transaction. The cursor only ever 
 Eviction: the row is marked (state `evicted`, its `file` still named: the tombstone) in the transaction of the decision that
 caused it; then the file is unlinked; then, with the next transaction, the tombstone is removed (`file` NULL).
 
-Release: one transaction makes units final, in the selected order, and evicts what no level holds any more. The end of a round
-releases all that is selected, evicts the rest and closes the round; then the memory is written with what the round released;
-then the next round is opened. Whoever finds no open round does what is left of this: remembering twice changes nothing.
+Release: one transaction makes units final, in the selected order. The end of a round releases all that is selected, evicts the
+rest and closes the round; then the memory is written with what the round released; then the next round is opened. Whoever
+finds no open round does what is left of this: remembering twice changes nothing.
 
 Recovery, when a writer opens: (1) tombstones are finished; (2) files that bear our naming and have no retained row, and
 temporary files of ours, are deleted with an event: their transaction never happened, and a recorded source will show the
@@ -94,7 +94,7 @@ from geal_edge.runtime.units import JudgedFrame, JudgedUnit
 
 FLUSH_S = 5.0
 MAX_EVENTS = 10_000
-ROUND_END, RELEASE, MIGRATION = "round_end", "release", "feature_space_changed"
+ROUND_END, MIGRATION = "round_end", "feature_space_changed"
 """What evicted a unit, where it was no frame that came."""
 
 
@@ -467,20 +467,19 @@ class Spool:
     def release(self, release: Release) -> None:
         """Make units final. Raises StorageError: then the release must not be learned."""
         with self._transaction():
-            evicted = self._release(release)
+            self._release(release)
             self._write_running_state()
-        self._unlink(evicted)
 
     def end_round(self, release: Release, left: Sequence[int]) -> None:
         """Release what is selected, evict what is `left` of the retained units, and open the next round."""
         with self._transaction():
-            evicted = self._release(release)
-            rest = self._evict(left, by=ROUND_END)
-            if rest:
-                self.event("units_evicted", units=[id_ for _, _, id_ in rest], by=ROUND_END)
+            self._release(release)
+            evicted = self._evict(left, by=ROUND_END)
+            if evicted:
+                self.event("units_evicted", units=[id_ for _, _, id_ in evicted], by=ROUND_END)
             self._db.execute("UPDATE rounds SET open = 0 WHERE round = ?", (self.round.number,))
             self._write_running_state()
-        self._unlink(evicted + rest)
+        self._unlink(evicted)
         self._begin_next_round()
         self._load_round()
 
@@ -593,7 +592,7 @@ class Spool:
         self._count("evicted", len(gone))
         return gone
 
-    def _release(self, release: Release) -> list[tuple[int, str, str]]:
+    def _release(self, release: Release) -> None:
         (before,) = self._db.execute(
             "SELECT count(*) FROM units WHERE state = 'released' AND round = ?", (self.round.number,)
         ).fetchone()
@@ -603,14 +602,8 @@ class Spool:
                 "WHERE unit = ?",
                 (place, pick.squared_distance, pick.witness, pick.unit),
             )
-        (last,) = self._db.execute("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'units'").fetchone()
-        self._insert_deaths(release.deaths, before=last + 1)
         if release.picks:
             self.event("released", round=self.round.number, units=list(release.units))
-        evicted = self._evict(release.evicted, by=RELEASE)
-        if evicted:
-            self.event("units_evicted", units=[id_ for _, _, id_ in evicted], by=RELEASE)
-        return evicted
 
     def _begin_next_round(self, space: str | None = None) -> None:
         """Remember what the last round released, and open the next. Found half done, it is done again to the end."""
