@@ -29,7 +29,7 @@ from geal_edge.runtime.pool import Pool
 from geal_edge.runtime.sources import open_source
 
 RANDOM_SEEDS = 20
-PREFIXES = ("geal", "random", "coreset-cosine", "coreset-euclidean")
+PREFIXES = ("geal", "random", "coreset-cosine", "coreset-euclidean", "facility-location", "density")
 """Strategies whose picks for a smaller budget are the first of those for a larger one."""
 
 
@@ -66,7 +66,7 @@ def main() -> None:
 
 def covers(found: Pool, strategy: Strategy, budgets: list[int], seeds: int) -> dict[str, dict[str, dict[str, float]]]:
     """budget -> radius, mean and p95 of the cover, each with its spread over the seeds that the strategy draws with."""
-    drawn = {"random": RANDOM_SEEDS, "uniform": 1, "every-nth": 1}.get(strategy, seeds)
+    drawn = {"random": RANDOM_SEEDS, "uniform": 1, "every-nth": 1, "facility-location": 1}.get(strategy, seeds)
     values: dict[int, list[tuple[float, float, float]]] = {budget: [] for budget in budgets}
     for seed in range(drawn):
         whole = order(found, strategy, budgets[-1], seed) if strategy in PREFIXES else []

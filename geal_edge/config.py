@@ -12,9 +12,13 @@ KMeansStart: TypeAlias = Literal["farthest", "random"]
 Downsampling: TypeAlias = Literal["clusters", "A1", "A2", "A3", "A4"]
 ResizeFilter: TypeAlias = Literal["pil_bicubic", "area"]
 Preset: TypeAlias = Literal["geal", "freesel", "pet"]
-Strategy: TypeAlias = Literal["geal", "random", "uniform", "every-nth", "coreset-cosine", "coreset-euclidean"]
+Strategy: TypeAlias = Literal[
+    "geal", "random", "uniform", "every-nth", "coreset-cosine", "coreset-euclidean", "facility-location", "density"
+]
 Sampling: TypeAlias = Literal["farthest", "probability"]
 Reduction: TypeAlias = Literal["max", "mean"]
+GuardKind: TypeAlias = Literal["pixels", "all"]
+Precision: TypeAlias = Literal["fp32", "fp16", "int8", "int8-dynamic"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

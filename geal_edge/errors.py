@@ -12,6 +12,7 @@
     |- SourceError                       9   a source cannot be opened, or holds no frame at all
     |  |- SourceClash                   10   two different sources under one name in one spool
     |- FrameError                       11   one frame is unusable; caught by the pipeline, which counts it as lost
+    |  |- FrameGated                 20   ... or as gated: it could be read, and a gate holds it back
     |- BackendError                     12   an engine cannot be started, or answered what it must not
     |- SpoolError                       13   a spool cannot be used
     |  |- SpoolLocked                   14   ... because another process is writing to it
@@ -104,6 +105,12 @@ class FrameError(GealEdgeError):
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
+
+
+class FrameGated(FrameError):
+    """A frame that could be read and is held back by a gate. `reason`: `dark`, `frozen`, `fleeting`, ..."""
+
+    exit_code = 20
 
 
 class BackendError(GealEdgeError):

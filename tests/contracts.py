@@ -1,7 +1,8 @@
-"""What every source keeps, as checks with a sentence each. A test hands in a function that opens the source anew."""
+"""What every source and every backend keeps, as checks with a sentence each. A test hands in a function that opens one anew."""
 
 import gc
 import os
+import tempfile
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -10,10 +11,17 @@ from typing import TypeAlias
 import numpy as np
 import pytest
 
+from geal_edge.errors import BackendError
+from geal_edge.export.parity import compare
+from geal_edge.models.bundle import Bundle
+from geal_edge.runtime.backends import Backend
+from geal_edge.runtime.encoder import Encoder
 from geal_edge.runtime.frame import Frame, LostFrame
 from geal_edge.runtime.sources import Source, open_source
 
 OpenSource: TypeAlias = Callable[[], Source]
+OpenBackend: TypeAlias = Callable[[Path], Backend]
+"""From a graph's file to an engine that is to be entered."""
 
 
 def same(one: list[Frame | LostFrame], other: list[Frame | LostFrame]) -> bool:
@@ -150,3 +158,68 @@ RECORDED_SOURCE_CHECKS = (
     it_holds_no_frame,
 )
 """For every source that reads from disk or draws."""
+
+
+def it_answers_the_reference_frames(open_it: OpenBackend, bundle: Bundle) -> None:
+    with np.load(bundle.reference) as stored, open_it(bundle.graph) as backend:
+        reference = {name: stored[name] for name in stored.files if name != "image"}
+        report = compare(reference, backend.run({"image": stored["image"]}))
+    assert report.passed, f"\n{report}"
+
+
+def it_promises_what_the_manifest_says(open_it: OpenBackend, bundle: Bundle) -> None:
+    with Encoder(bundle, open_it(bundle.graph)) as encoder:
+        assert encoder.backend.name
+
+
+def it_takes_batches_of_any_size_in_any_order(open_it: OpenBackend, bundle: Bundle) -> None:
+    frames = _frames(bundle, 5)
+    with open_it(bundle.graph) as backend:
+        alone = [backend.run({"image": frame[None]})["patch_features"][0].copy() for frame in frames]
+        for group in ([0, 1, 2], [3], [4, 0]):
+            together = backend.run({"image": frames[group]})["patch_features"]
+            for i, values in zip(group, together, strict=True):
+                np.testing.assert_allclose(values, alone[i], rtol=0, atol=1e-4)
+
+
+def it_changes_neither_its_input_nor_its_answer(open_it: OpenBackend, bundle: Bundle) -> None:
+    frames = _frames(bundle, 2)
+    before = frames.copy()
+    with open_it(bundle.graph) as backend:
+        first = {name: values.tobytes() for name, values in backend.run({"image": frames}).items()}
+        backend.run({"image": frames[::-1].copy()})
+        again = {name: values.tobytes() for name, values in backend.run({"image": frames}).items()}
+    assert np.array_equal(frames, before)
+    assert first == again
+
+
+def it_refuses_what_the_graph_does_not_take(open_it: OpenBackend, bundle: Bundle) -> None:
+    frames = _frames(bundle, 1)
+    with open_it(bundle.graph) as backend:
+        for feeds in ({}, {"pixels": frames}, {"image": frames.astype(np.float32)}, {"image": frames[:, :-1]}):
+            with pytest.raises(BackendError):
+                backend.run(feeds)
+
+
+def it_refuses_a_file_that_is_no_graph(open_it: OpenBackend, bundle: Bundle) -> None:
+    for data in (b"not a graph", bundle.graph.read_bytes()[:2000]):
+        bad = Path(tempfile.mkdtemp()) / "model.onnx"
+        bad.write_bytes(data)
+        with pytest.raises(BackendError, match="cannot load this graph"):
+            open_it(bad).__enter__()
+
+
+def _frames(bundle: Bundle, count: int) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
+    shape = (count, bundle.manifest.height, bundle.manifest.width, 3)
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+BACKEND_CHECKS = (
+    it_answers_the_reference_frames,
+    it_promises_what_the_manifest_says,
+    it_takes_batches_of_any_size_in_any_order,
+    it_changes_neither_its_input_nor_its_answer,
+    it_refuses_what_the_graph_does_not_take,
+    it_refuses_a_file_that_is_no_graph,
+)
+"""For every engine that computes in float32."""

@@ -7,9 +7,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from geal_edge.errors import FrameError
+from geal_edge.runtime.clusters import KnowledgeClusters
 from geal_edge.runtime.frame import Frame, LostFrame
 from geal_edge.runtime.spool import Spool
 from geal_edge.runtime.stopping import Stop
+from geal_edge.runtime.units import JudgedFrame, JudgedUnit
 
 
 @dataclass
@@ -138,10 +141,20 @@ def dying_disk(monkeypatch, at: int | None = None) -> Iterator[DyingDisk]:
         yield disk
 
 
+def judged(item: Frame, clusters: KnowledgeClusters) -> JudgedUnit:
+    """A unit of one frame."""
+    return JudgedUnit(frames=(JudgedFrame(frame=item, clusters=clusters),))
+
+
+def lost(item: Frame | LostFrame, reason: str, detail: str) -> JudgedUnit:
+    """A unit of one frame, which is lost."""
+    return JudgedUnit(frames=(), lost=((item, FrameError(reason, detail)),))
+
+
 def judge(spool: Spool, ladder, item: Frame, clusters) -> None:
     """One frame through the last three lines of the pipeline."""
     decision = ladder.score(clusters)
-    spool.append(item, decision)
+    spool.append(judged(item, clusters), decision)
     ladder.learn(decision)
 
 

@@ -5,10 +5,13 @@ import sys
 import numpy as np
 import pytest
 
-from geal_edge.errors import BackendError
+from geal_edge.errors import BackendError, MissingDependency
 from geal_edge.runtime.backends import Arrays, Backend, TensorSpec
+from geal_edge.runtime.backends.choice import open_backend
+from geal_edge.runtime.backends.openvino import OpenVino
 from geal_edge.runtime.backends.ort import OrtCpu
 from geal_edge.runtime.encoder import Encoder
+from tests.contracts import BACKEND_CHECKS
 
 
 class Doubles(Backend):
@@ -136,3 +139,31 @@ def test_the_encoder_rounds_tokens_to_fp16_and_keeps_attention_in_fp32(tiny_bund
     assert encoded.patch_features.shape == (100, 64)
     assert encoded.cls_attention.dtype == np.float32
     assert abs(encoded.cls_attention.sum() - 1) < 1e-5
+
+
+@pytest.mark.parametrize("check", BACKEND_CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("name", ["ort-cpu", "openvino"])
+def test_every_backend_holds_the_contract(tiny_bundle, name, check):
+    if name == "openvino":
+        pytest.importorskip("openvino", reason="needs OpenVINO: pip install 'geal-edge[openvino]'")
+    check(lambda graph: open_backend(name, graph, threads=1), tiny_bundle)
+
+
+@pytest.mark.parametrize("hint", ["bf16", "f16"])
+def test_openvino_runs_the_precision_that_is_asked_for_or_says_that_the_processor_cannot(tiny_bundle, hint):
+    openvino = pytest.importorskip("openvino", reason="needs OpenVINO: pip install 'geal-edge[openvino]'")
+    able = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    backend = OpenVino(tiny_bundle.graph, hint=hint, threads=1)
+    if {"bf16": "BF16", "f16": "FP16"}[hint] in able:
+        with backend:
+            answer = backend.run({"image": np.zeros((1, 160, 160, 3), np.uint8)})
+        assert answer["patch_features"].dtype == np.float32
+    else:
+        with pytest.raises(BackendError, match=f"does not compute in {hint}"):
+            backend.__enter__()
+
+
+def test_openvino_that_is_not_installed_names_the_command(tiny_bundle, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(MissingDependency, match=r"pip install 'geal-edge\[openvino\]'"):
+        OpenVino(tiny_bundle.graph).__enter__()

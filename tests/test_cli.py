@@ -117,6 +117,14 @@ def test_a_pool_smaller_than_the_budget_is_said(cli, tiny_bundle, tmp_path):
     assert "only 3 frames" in error
 
 
+def test_a_guard_says_how_many_frames_it_gated_and_why(cli, tiny_bundle, tmp_path):
+    words = (DRIVE, "--bundle", tiny_bundle.path, "--budget", 5, "--guard", "all")
+    assert " gated, 0 lost" in cli("run", *words, "--spool", tmp_path / "s")[1]
+    assert "  gated     1 fleeting\n" in cli("status", tmp_path / "s")[1]
+    assert " gated, 0 lost" in cli("select", *words, "-o", tmp_path / "picks.json")[1]
+    assert cli("run", *words[:-1], "pixels", "--spool", tmp_path / "s")[0] == 15
+
+
 def test_report_writes_a_page_from_a_spool_and_from_picks(cli, spool, tiny_bundle, tmp_path):
     picks, page = tmp_path / "picks.json", tmp_path / "report.html"
     cli("select", DRIVE, "--bundle", tiny_bundle.path, "-n", 4, "-o", picks)
@@ -237,10 +245,38 @@ def test_a_users_mistake_is_one_line_and_an_exit_code(cli, tiny_bundle, tmp_path
     assert "Traceback" not in error
 
 
+def test_a_memory_is_filled_shown_merged_and_known(cli, spool, tiny_bundle, tmp_path):
+    file, other = tmp_path / "car.memory", tmp_path / "other.memory"
+    code, out, error = cli("memory", "add", file, spool)
+    assert code == 0, error
+    assert "5 new; 5 of at most 2000 frames" in out
+    _, out, _ = cli("list", spool, "--json")
+    second = json.loads(out.splitlines()[1])["id"]
+    assert cli("memory", "add", other, spool, "--ignore", second, "--region", "0,0,1,1")[0] == 0
+    code, out, _ = cli("memory", "merge", tmp_path / "all.memory", file, other)
+    assert code == 0
+    assert "5 of at most 2000 frames, regions to be ignored: 1" in out
+    for words in (("memory", "show"), ("inspect",)):
+        _, out, _ = cli(*words, tmp_path / "all.memory")
+        assert "5 known" in out
+        assert f"{second} (region 0,0,1,1)" in out
+        _, out, _ = cli(*words, tmp_path / "all.memory", "--json")
+        assert json.loads(out)["frames"] == {"released": 0, "known": 5, "ignore": 1}
+    select = ("select", DRIVE, "--bundle", tiny_bundle.path, "-n", 2, "-o", tmp_path / "p.json", "--known", file)
+    code, out, error = cli(*select)
+    assert code == 0, error
+    assert "2 of 60 frames selected, 5 known" in out
+    for wrong in (("--region", "0,0,1,1"), ("--ignore", second, "--region", "0,0,1"), ("--ignore", second, spool)):
+        assert cli("memory", "add", file, spool, *wrong)[0] == 2
+    assert cli("memory", "show", tmp_path / "absent")[0] == 2
+    assert cli("memory", "add", "--help")[1].count("geal-edge memory add") >= 2
+
+
 def test_every_command_has_an_example_and_a_place_in_the_help(cli):
     group: Any = get_command(app)
     assert set(group.commands) == {
-        "export", "inspect", "select", "report", "extract", "run", "status", "list", "check", "demo",
+        "export", "inspect", "select", "report", "extract", "run", "status", "list", "check", "memory",
+        "demo",
     }  # fmt: skip
     for name, command in group.commands.items():
         assert f"geal-edge {name}" in command.help, name
@@ -332,3 +368,23 @@ def test_the_demo_shows_the_whole_way_and_compares_with_uniform_sampling(tmp_pat
     assert "uniform sampling" in demo.stdout
     assert (tmp_path / "demo" / "report.html").exists()
     assert "UNTRAINED" in demo.stdout
+
+
+def test_export_in_a_lower_precision_prints_what_each_layer_costs(cli, tmp_path):
+    (tmp_path / "w.safetensors").write_bytes(safetensors_bytes(tiny_weights().tensors))
+    code, out, error = cli(
+        *("export", "--weights", tmp_path / "w.safetensors", "--size", "64x64", "--precision", "fp16"),
+        *("--calibrate", "drawn:0:12", "--sensitivity", "--out", tmp_path / "b"),
+    )
+    assert code == 0, error
+    assert "lowered alone" in out
+    assert "of the fp32 picks'" in out
+
+
+def test_run_takes_a_backend_by_name_and_names_them_where_there_is_none_of_that_name(cli, tiny_bundle, tmp_path):
+    pytest.importorskip("openvino", reason="needs OpenVINO: pip install 'geal-edge[openvino]'")
+    words = ("run", DRIVE, "--bundle", tiny_bundle.path, "--spool", tmp_path / "s", "--budget", 5)
+    assert cli(*words, "--backend", "openvino")[0] == 0
+    code, _, error = cli(*words, "--backend", "tensorrt")
+    assert code == 2
+    assert "openvino" in error

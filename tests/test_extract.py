@@ -40,6 +40,7 @@ from geal_edge.runtime.selection import SelectedFrame, read_selection
 from geal_edge.runtime.sources import Source, open_source
 from geal_edge.runtime.spool import Spool, SpoolSettings
 from geal_edge.runtime.spoolview import StoredFrame, open_view
+from tests.fakes import judge
 from tests.films import SIZE, number_of, write_video
 
 GRID = (4, 6)
@@ -79,9 +80,7 @@ def fill(path: Path, source: Source, *, budget: int = 5, untrained: bool = False
         selector = spool.ladder()
         spool.begin_source(source)
         for item in source.frames():
-            decision = selector.score(clusters(rng))
-            spool.append(usable(item), decision)
-            selector.learn(decision)
+            judge(spool, selector, usable(item), clusters(rng))
         spool.finish_source(source.name)
     return path
 
@@ -267,7 +266,9 @@ def test_the_same_selection_gives_the_same_bytes(picks: Path, tmp_path: Path, fo
 
 def named(id_: str, order: int = 7) -> SelectedFrame:
     return SelectedFrame(
+        number=order,
         order=order,
+        place=0,
         id=id_,
         source="s",
         frame_index=0,

@@ -99,7 +99,7 @@ def test_what_is_stored_is_what_the_encoder_said(scribe, tiny_bundle, tmp_path, 
     select([memory()], scribe, tmp_path / "f")
     with Features(tmp_path / "f", tiny_bundle.manifest, writable=False) as features:
         found = list(features.frames("memory"))
-        assert features.sources["memory"].lost == [("memory#4", "truncated")]
+        assert features.sources["memory"].lost == [(4, "memory#4", "truncated")]
     assert [record for record, _ in found] == [record_of(item) for item in memory().items if item is not BAD]
     for (_, stored), item in zip(found, [item for item in memory().items if item is not BAD], strict=True):
         said = scribe(item.image)

@@ -58,7 +58,7 @@ def test_going_on_from_a_picks_file_gives_the_picks_that_would_have_followed(enc
     assert rest.picks[0].squared > 0
     told = pool.picks_json(rest, [], encoder.bundle, budget=5, seed=0)
     assert told["known"] == [{"path": str(picks), "kind": "picks", "frames": 3}]
-    assert told["frames"] == {"seen": 16, "lost": 0, "known": 3, "selected": 5}
+    assert told["frames"] == {"seen": 16, "lost": 0, "gated": 0, "known": 3, "selected": 5}
     assert told["picks"][0]["distance"] == chord(rest.picks[0].squared)
     assert told["picks"][0]["witness"]["patches"]
     assert told["picks"][0]["clusters"]["distances"]
@@ -122,6 +122,8 @@ def test_a_spool_of_another_feature_space_is_refused_with_both_ids(encoder, tmp_
         SelectionConfig(strategy="every-nth"),
         SelectionConfig(strategy="coreset-cosine"),
         SelectionConfig(strategy="coreset-euclidean"),
+        SelectionConfig(strategy="facility-location"),
+        SelectionConfig(strategy="density"),
     ],
 )
 def test_under_every_strategy_known_images_are_covered_and_never_picked(encoder, images, tmp_path, config):

@@ -29,6 +29,7 @@ HEAVY = (
     "mcap",
     "onnx",
     "onnxruntime",
+    "openvino",
     "safetensors",
     "scipy",
     "sklearn",

@@ -44,7 +44,7 @@ def test_the_picks_file_has_the_documented_fields_and_reads_back(encoder, tiny_b
     read = pool.read_picks(tmp_path / "picks.json")
     assert read == json.loads(json.dumps(picks))
     assert {"schema", "feature_space", "preset", "picks"} <= set(read)
-    assert read["frames"] == {"seen": 7, "lost": 1, "known": 0, "selected": 4}
+    assert read["frames"] == {"seen": 7, "lost": 1, "gated": 0, "known": 0, "selected": 4}
     assert read["lost"] == {"empty": 1}
     assert [p["order"] for p in read["picks"]] == [1, 2, 3, 4]
     assert set(read["picks"][0]) == {
@@ -160,13 +160,20 @@ def test_the_euclidean_metric_measures_the_raw_centres(encoder):
     assert selection.picks[1].squared > 4  # longer than any chord
 
 
-@pytest.mark.parametrize("strategy", ["random", "uniform", "every-nth", "coreset-cosine", "coreset-euclidean"])
+@pytest.mark.parametrize(
+    "strategy",
+    ["random", "uniform", "every-nth", "coreset-cosine", "coreset-euclidean", "facility-location", "density"],
+)
 def test_a_baselines_picks_are_its_order_with_the_methods_distances(encoder, tiny_bundle, strategy):
     sources = [open_source(POOL)]
     selection = select(sources, encoder, budget=5, seed=2, config=SelectionConfig(strategy=strategy))
     embeddings = np.stack([encoder(usable(item).image).cls_embedding for item in sources[0].frames()])
     begin = draw_first(14, 2)
+    units = [frame.clusters.rows for frame in selection.frames]
+    rows, offsets = np.concatenate(units), offsets_of(units)
     expected = {
+        "facility-location": lambda: baselines.facility_location(rows, offsets, 5, units=range(14)),
+        "density": lambda: baselines.density_aware(rows, offsets, 5, first=begin, units=range(14)),
         "random": lambda: baselines.random_order(14, 5, 2),
         "uniform": lambda: baselines.uniform_in_time(14, 5),
         "every-nth": lambda: baselines.every_nth(14, 5),

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from geal_edge.errors import FrameError, MissingDependency, SpoolError, StorageError, UsageError
+from geal_edge.errors import MissingDependency, SpoolError, StorageError, UsageError
 from geal_edge.runtime import report as report_module
 from geal_edge.runtime import selection
 from geal_edge.runtime.clusters import KnowledgeClusters
@@ -34,6 +34,7 @@ from geal_edge.runtime.report.page import clock
 from geal_edge.runtime.sources import open_source
 from geal_edge.runtime.spool import Spool, SpoolSettings
 from geal_edge.runtime.spoolview import StoredFrame, open_view
+from tests.fakes import judge, lost
 
 GRID = (4, 6)
 HOSTILE = """<script>alert("1")</script><img src=x onerror='alert(1)'>&amp;"""
@@ -107,11 +108,9 @@ def fill(path: Path, *drives: Drive, budget: int = 5, untrained: bool = False, s
             spool.begin_source(drive)
             for frame in drive.frames():
                 if isinstance(frame, LostFrame):
-                    spool.lose(frame, FrameError(frame.reason, frame.detail))
-                    continue
-                decision = selector.score(clusters(rng))
-                spool.append(frame, decision)
-                selector.learn(decision)
+                    spool.pass_over(lost(frame, frame.reason, frame.detail))
+                else:
+                    judge(spool, selector, frame, clusters(rng))
             spool.finish_source(drive.name)
     return path
 

@@ -8,7 +8,6 @@ import pytest
 
 from geal_edge.errors import (
     FeatureSpaceMismatch,
-    FrameError,
     SourceClash,
     SpoolDamaged,
     SpoolError,
@@ -18,7 +17,7 @@ from geal_edge.errors import (
 )
 from geal_edge.runtime.spool import Spool, SpoolSettings
 from geal_edge.runtime.spoolview import open_view
-from tests.fakes import Clock, Died, MemorySource, dying_disk, frame, judge
+from tests.fakes import Clock, Died, MemorySource, dying_disk, frame, judge, judged, lost
 from tests.streams import adversarial_stream, drive_stream, random_stream
 
 
@@ -136,13 +135,13 @@ def test_dying_at_any_operation_and_going_on_gives_the_uninterrupted_result(tmp_
 def test_lost_frames_are_counted_by_reason_with_an_event(tmp_path):
     with Spool(tmp_path / "s", settings(), monotonic=Clock()) as spool:
         spool.begin_source(MemorySource())
-        spool.lose(frame(0), FrameError("truncated", "cut off after 12 bytes"))
-        spool.lose(frame(1), FrameError("empty", "zero bytes"))
+        spool.pass_over(lost(frame(0), "truncated", "cut off after 12 bytes"))
+        spool.pass_over(lost(frame(1), "empty", "zero bytes"))
         assert spool.lost == 2
     with open_view(tmp_path / "s") as view:
-        counts, lost = view.counts()
+        counts, by_reason = view.counts()
         assert counts["seen"] == counts["lost"] == 2
-        assert lost == {"truncated": 1, "empty": 1}
+        assert by_reason == {"truncated": 1, "empty": 1}
         assert [e["detail"] for e in view.events()] == ["cut off after 12 bytes", "zero bytes"]
 
 
@@ -397,7 +396,7 @@ def test_a_full_disk_stops_the_append_and_what_was_stored_stays(tmp_path, monkey
         with monkeypatch.context() as patch:
             patch.setattr(os, "write", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
             with pytest.raises(StorageError, match="disk is full"):
-                spool.append(frame(1), decision)
+                spool.append(judged(frame(1), stream[1]), decision)
     with open_view(path) as view:
         assert [f.frame_index for f in view.retained()] == [0]
 
@@ -431,7 +430,7 @@ def test_the_machine_forms_have_the_documented_fields(tmp_path):
         "seen", "not_new", "gated", "lost", "retained", "selected", "released", "sent", "evicted",
     }  # fmt: skip
     assert set(status["budget"][0]) == {"unit", "period", "limit", "spent", "refills_in_s"}
-    assert set(status["rounds"][0]) == {"open", "radius", "certificate"}
+    assert {"round", "open", "release", "radius", "certificate"} <= set(status["rounds"][0])
     assert [line["order"] for line in lines] == [1, 2, 3]
     assert lines[0]["distance"] == 0.0
     assert lines[0]["witness"]["patches"] == []

@@ -5,7 +5,7 @@ import sys
 import typer
 
 import geal_edge
-from geal_edge.cli import check, demo, export, extract, inspect, list_, report, run, select, status
+from geal_edge.cli import check, demo, export, extract, inspect, list_, memory, report, run, select, status
 from geal_edge.errors import GealEdgeError, StorageError
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ app.command("run", rich_help_panel=VEHICLE)(run.run)
 app.command("status", rich_help_panel=VEHICLE)(status.status)
 app.command("list", rich_help_panel=VEHICLE)(list_.list_selected)
 app.command("check", rich_help_panel=VEHICLE)(check.check)
+app.add_typer(memory.memory, name="memory", rich_help_panel=VEHICLE)
 app.command("demo", rich_help_panel=HELP)(demo.demo)
 
 

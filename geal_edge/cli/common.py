@@ -14,9 +14,10 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from geal_edge.config import GuardKind
 from geal_edge.errors import UsageError
 from geal_edge.models.bundle import Bundle
-from geal_edge.runtime.backends.ort import OrtCpu
+from geal_edge.runtime.backends.choice import BackendName, open_backend
 from geal_edge.runtime.encoder import Encoder
 from geal_edge.runtime.sources import Source, open_source
 from geal_edge.runtime.sources.bags import BagSource
@@ -37,25 +38,53 @@ Fps: TypeAlias = Annotated[
     float | None,
     typer.Option(help="Look at this many frames per second of a video; the others are not seen at all."),
 ]
+Guard: TypeAlias = Annotated[
+    GuardKind | None,
+    typer.Option(
+        help="Gate broken frames: by their pixels (dark, blurred, covered, frozen, ...); all also leaves out what is seen in "
+        "one frame alone, which costs cover. For recordings of a drive, not for single pictures. Default: none.",
+    ),
+]
 Topics: TypeAlias = Annotated[
     list[str] | None,
     typer.Option("--topic", help="Image topic of a ROS bag, by name or glob; again for more. Default: the only one."),
 ]
+Group: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        "--group",
+        metavar="SECONDS",
+        min=0.0,
+        help="Images of several topics of a ROS bag whose capture times differ by at most this are one unit, which is judged, "
+        "budgeted and selected as a whole. Without --topic: of all image topics.",
+    ),
+]
 Name: TypeAlias = Annotated[str | None, typer.Option(help="Name for the source, where its own is taken.")]
 Threads: TypeAlias = Annotated[
     int | None, typer.Option(min=1, help="Threads inside one inference. Default: the CPUs this process may use.")
+]
+BackendChoice: TypeAlias = Annotated[
+    BackendName,
+    typer.Option(
+        "--backend", help="Engine: ONNX Runtime, or OpenVINO in f32, or in bf16 or f16 where the processor can."
+    ),
 ]
 Quiet: TypeAlias = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print the machine form (docs/formats.md).")]
 
 
 def open_sources(
-    specs: list[str], *, name: str | None, fps: float | None, topics: Sequence[str] | None = None
+    specs: list[str],
+    *,
+    name: str | None,
+    fps: float | None,
+    topics: Sequence[str] | None = None,
+    group_s: float | None = None,
 ) -> list[Source]:
     """Open what the command line names. Raises UsageError where one --name is meant for several."""
     if name is not None and len(specs) > 1:
         raise UsageError(f"--name {name}: names one source, but {len(specs)} were given. Run them one at a time.")
-    return [open_source(spec, name=name, fps=fps, topics=topics or ()) for spec in specs]
+    return [open_source(spec, name=name, fps=fps, topics=topics or (), group_s=group_s) for spec in specs]
 
 
 def say_notes(sources: Iterable[Source], watch: "Terminal") -> None:
@@ -66,10 +95,10 @@ def say_notes(sources: Iterable[Source], watch: "Terminal") -> None:
                 watch.warn(f"{source.name}: {note}")
 
 
-def open_encoder(bundle: Path, threads: int | None) -> Encoder:
-    """The bundle on the CPU backend, to be entered."""
+def open_encoder(bundle: Path, threads: int | None, backend: BackendName = "ort-cpu") -> Encoder:
+    """The bundle on a backend, to be entered."""
     opened = Bundle.open(bundle)
-    return Encoder(opened, OrtCpu(opened.graph, threads=threads))
+    return Encoder(opened, open_backend(backend, opened.graph, threads=threads))
 
 
 def require_writable_place(out: Path) -> None:

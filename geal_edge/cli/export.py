@@ -7,13 +7,14 @@ from typing import Annotated, Any, Literal
 import typer
 
 from geal_edge.cli.common import Quiet, Terminal, untrained_note
-from geal_edge.config import IMAGENET_MEAN, IMAGENET_STD, SIZES, ResizeFilter
+from geal_edge.config import IMAGENET_MEAN, IMAGENET_STD, SIZES, Precision, ResizeFilter
 from geal_edge.errors import MissingDependency, UsageError
 from geal_edge.models.named import DEFAULT, NAMED, Shelves, obtain_weights
 from geal_edge.models.weights import UNTRAINED
 from geal_edge.runtime.sources import open_source
 
 Triple = tuple[float, float, float]
+PRECISION = "Precision"
 
 
 def export(
@@ -51,6 +52,35 @@ def export(
     check: Annotated[
         str | None, typer.Option(metavar="SOURCE", help="Take the reference frames from here. Default: drawn ones.")
     ] = None,
+    precision: Annotated[
+        Precision,
+        typer.Option(
+            help="Inside the graph: fp16 and int8 for GPUs (int8 for CPUs too), int8-dynamic for CPUs alone.",
+            rich_help_panel=PRECISION,
+        ),
+    ] = "fp32",
+    calibrate: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SOURCE",
+            help="Frames as the vehicle sees them: int8 takes its ranges from those that we select from it, and every "
+            "precision but fp32 must select as well there as fp32 does.",
+            rich_help_panel=PRECISION,
+        ),
+    ] = None,
+    max_loss: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            help="What lowering may cost: the most sensitive layers stay fp32 until the others cost no more. Default: "
+            "fp16 0.001, int8 0.004.",
+            rich_help_panel=PRECISION,
+        ),
+    ] = None,
+    sensitivity: Annotated[
+        bool,
+        typer.Option("--sensitivity", help="Print what lowering each layer costs.", rich_help_panel=PRECISION),
+    ] = False,
     sha256: Annotated[
         str | None, typer.Option(metavar="HEX", help="What the checkpoint file must have, fetched or not.")
     ] = None,
@@ -62,6 +92,8 @@ def export(
     """Turn a checkpoint into a bundle: ONNX graph, its check against float64, manifest.
 
     Example: `geal-edge export --size 448x224 --out bundle`
+
+    For a CPU: `geal-edge export --precision int8-dynamic --calibrate drive.mp4 --sensitivity --out bundle-int8`
 
     Without a way out: `geal-edge export --weights dino_deitsmall16_pretrain.pth --size 448x224 --out bundle`
     """
@@ -78,16 +110,27 @@ def export(
         resize=resize,
         mean=parse_triple("--mean", mean, model.mean if model else IMAGENET_MEAN),
         std=parse_triple("--std", std, model.std if model else IMAGENET_STD),
+        precision=precision,
+        max_loss=max_loss,
     )
     with Terminal(quiet=quiet) as watch:
         watch.say(f"{weights} -> {out}, input {width} wide x {height} high")
         exporter.require_free_place(out)  # before anything is fetched
         source = None if check is None else open_source(check)
+        frames = None if calibrate is None else open_source(calibrate)
+        exporter.require_calibration(options, frames)
         loaded = obtain_weights(weights, Shelves.of(os.environ, offline=offline), sha256=sha256, watch=watch)
         watch.say(f"{loaded.geometry.name} from {loaded.origin}")
         if loaded.dropped:
             watch.warn(f"left out, as no backbone needs it: {', '.join(loaded.dropped)}")
-        bundle, parity = exporter.export_bundle(loaded, out, options, check=source, watch=watch)
+        exported = exporter.export(loaded, out, options, check=source, calibrate=frames, watch=watch)
+        bundle, parity, lowered = exported.bundle, exported.parity, exported.lowered
+        if lowered is not None:
+            if sensitivity:
+                watch.say(f"{lowered.sensitivity}\n")
+            stays = ", ".join(lowered.sensitivity.stays_fp32) or "nothing"
+            watch.say(f"{precision}, calibrated on {lowered.origin} ({lowered.frames} frames); stays fp32: {stays}")
+            watch.say(_indented(str(lowered.selection)))
         watch.say(f"checked against float64 on {parity.frames} frames:\n{_indented(str(parity))}")
         watch.say(f"bundle {out} ({bundle.digest[:19]}, feature space {bundle.manifest.feature_space})")
         untrained_note(loaded.untrained, watch)

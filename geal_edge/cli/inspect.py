@@ -1,4 +1,4 @@
-"""`geal-edge inspect`: what a bundle, a spool, stored features or a picks file promises, in words or JSON."""
+"""`geal-edge inspect`: what a bundle, a spool, stored features, a memory or a picks file promises, in words or JSON."""
 
 import json
 from collections.abc import Iterator
@@ -8,20 +8,24 @@ from typing import Annotated, Any
 import typer
 
 from geal_edge.cli.common import Json
+from geal_edge.cli.memory import memory_lines
 from geal_edge.cli.status import status_lines
 from geal_edge.errors import UsageError
 from geal_edge.models.bundle import MANIFEST_FILE, Bundle
 from geal_edge.runtime.features import HEAD
+from geal_edge.runtime.memoryfile import is_memory, memory_json, read_memory
 from geal_edge.runtime.pool import read_picks
 from geal_edge.runtime.spooldb import DATABASE
 from geal_edge.runtime.spoolview import open_view
 
 
 def inspect(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="Bundle, spool or features folder, or picks file.")],
+    path: Annotated[
+        Path, typer.Argument(metavar="PATH", help="Bundle, spool or features folder, memory or picks file.")
+    ],
     as_json: Json = False,
 ) -> None:
-    """Print what a bundle, a spool, stored features or a picks file is and promises.
+    """Print what a bundle, a spool, stored features, a memory or a picks file is and promises.
 
     Example: `geal-edge inspect bundle`
     """
@@ -36,6 +40,9 @@ def inspect(
     elif (path / HEAD).is_file():
         data = json.loads((path / HEAD).read_text())
         lines = features_lines(path, data)
+    elif is_memory(path):
+        data = memory_json(path, read_memory(path))
+        lines = memory_lines(path, data)
     elif path.is_file():
         data = read_picks(path)
         lines = picks_lines(path, data)
@@ -43,7 +50,8 @@ def inspect(
         raise UsageError(f"{path}: no such file or folder.")
     else:
         raise UsageError(
-            f"{path}: is no bundle ({MANIFEST_FILE}), no spool ({DATABASE}), no stored features ({HEAD}) and no picks file."
+            f"{path}: is no bundle ({MANIFEST_FILE}), no spool ({DATABASE}), no stored features ({HEAD}), no memory "
+            "and no picks file."
         )
     print(json.dumps(data, indent=1, ensure_ascii=False) if as_json else "\n".join(lines))
 

@@ -7,8 +7,11 @@ from typing import Annotated
 import typer
 
 from geal_edge.cli.common import (
+    BackendChoice,
     BundleFolder,
     Fps,
+    Group,
+    Guard,
     Name,
     Quiet,
     Sources,
@@ -35,32 +38,44 @@ def run(
     spool: Annotated[
         Path, typer.Option("--spool", "-s", help="Spool folder; made if absent, continued if it is there.")
     ],
-    budget: Annotated[int, typer.Option(min=1, max=MAX_BUDGET, help="Frames to select, in all for this spool.")],
+    budget: Annotated[
+        int, typer.Option(min=1, max=MAX_BUDGET, help="Frames (with --group: units) to select, in all for this spool.")
+    ],
     fps: Fps = None,
     topic: Topics = None,
+    group: Group = None,
     name: Name = None,
     encoding: Annotated[Encoding, typer.Option(help="How frames without file bytes of their own are stored.")] = "jpg",
     again: Annotated[
         bool, typer.Option("--again", help="Read sources from their start that were read before.")
     ] = False,
+    guard: Guard = None,
+    backend: BackendChoice = "ort-cpu",
     threads: Threads = None,
     quiet: Quiet = False,
 ) -> None:
     """Stream sources and select the frames worth labelling; goes on where it was stopped.
 
     Example: `geal-edge run drive.mp4 --bundle bundle --spool spool --budget 50`
+
+    All cameras of one instant as one: `geal-edge run drive.mcap --topic '/cam_*' --group 0.02 --bundle bundle --spool spool
+    --budget 50`
+
+    With no broken frames in it: `geal-edge run drive.mp4 --bundle bundle --spool spool --budget 50 --guard pixels`
     """
-    opened = open_sources(sources, name=name, fps=fps, topics=topic)
+    opened = open_sources(sources, name=name, fps=fps, topics=topic, group_s=group)
     with Terminal(quiet=quiet) as watch, stopping_well() as stop:
         say_notes(opened, watch)
-        with open_encoder(bundle, threads) as encoder:
+        with open_encoder(bundle, threads, backend) as encoder:
             result = pipeline.run(
                 opened,
                 encoder=encoder,
                 spool_path=spool,
                 budget=budget,
+                group_s=group,
                 encoding=encoding,
                 again=again,
+                guard=guard,
                 watch=watch,
                 stop=stop,
             )
@@ -76,8 +91,10 @@ def run(
 def result_lines(view: SpoolView, spool: Path) -> Iterator[str]:
     """What a run came to, for people."""
     frames, _ = view.counts()
+    gated = f"{frames['gated']} gated, " if frames["gated"] else ""
+    units = "" if view.group_s is None else f" units, of which {view.units()['selected']} are selected"
     yield (
-        f"{frames['selected']} of {frames['seen']} frames selected, budget {view.budget} "
-        f"({frames['not_new']} not new, {frames['evicted']} evicted, {frames['lost']} lost): {spool}"
+        f"{frames['selected']} of {frames['seen']} frames selected, budget {view.budget}{units} "
+        f"({frames['not_new']} not new, {frames['evicted']} evicted, {gated}{frames['lost']} lost): {spool}"
     )
     yield certificate_words(view.certificate(), frames["selected"])

@@ -9,8 +9,11 @@ from typing import Annotated, Any
 import typer
 
 from geal_edge.cli.common import (
+    BackendChoice,
     BundleFolder,
     Fps,
+    Group,
+    Guard,
     Name,
     Quiet,
     Terminal,
@@ -48,7 +51,7 @@ REUSE = "What is there already"
 
 def select(
     bundle: BundleFolder,
-    budget: Annotated[int, typer.Option("-n", "--budget", min=1, help="Frames to pick.")],
+    budget: Annotated[int, typer.Option("-n", "--budget", min=1, help="Frames (with --group: units) to pick.")],
     sources: Annotated[
         list[str] | None,
         typer.Argument(
@@ -59,6 +62,7 @@ def select(
     out: Annotated[Path, typer.Option("--out", "-o", help="Picks file to write.")] = Path("picks.json"),
     fps: Fps = None,
     topic: Topics = None,
+    group: Group = None,
     name: Name = None,
     features: Annotated[
         Path | None,
@@ -72,8 +76,8 @@ def select(
         list[Path] | None,
         typer.Option(
             metavar="PATH",
-            help="Counts as covered and is not picked: a picks file, a spool, stored features, or a folder of images. "
-            "Again for more.",
+            help="Counts as covered and is not picked: a picks file, a spool, a memory, stored features, a label export, or a "
+            "folder of images. Again for more.",
             rich_help_panel=REUSE,
         ),
     ] = None,
@@ -89,7 +93,8 @@ def select(
         Strategy,
         typer.Option(
             help="The method, or what it is measured against: at random, evenly in time, every n-th frame, "
-            "K-Center-Greedy over one vector per frame.",
+            "K-Center-Greedy over one vector per frame. Or another goal: the smallest mean distance, or farthest first "
+            "where frames are many.",
             rich_help_panel=SELECTION,
         ),
     ] = "geal",
@@ -146,6 +151,8 @@ def select(
             rich_help_panel=CLUSTERS,
         ),
     ] = None,
+    guard: Guard = None,
+    backend: BackendChoice = "ort-cpu",
     threads: Threads = None,
     quiet: Quiet = False,
 ) -> None:
@@ -155,14 +162,16 @@ def select(
 
     Another selection at no cost: `geal-edge select drives/*.mp4 --fps 2 --bundle bundle -n 50 --features features`, then
     the same with other settings.
+
+    All cameras of one instant as one: `geal-edge select drive.mcap --group 0.02 --bundle bundle -n 50`
     """
     if not sources and features is None:
         raise UsageError("no SOURCE was named. Name one, or a --features folder in which some are stored.")
     require_writable_place(out)
-    opened = open_sources(sources or [], name=name, fps=fps, topics=topic)
+    opened = open_sources(sources or [], name=name, fps=fps, topics=topic, group_s=group)
     with ExitStack() as stack:
         watch, stop = stack.enter_context(Terminal(quiet=quiet)), stack.enter_context(stopping_well())
-        encoder = stack.enter_context(LateEncoder(open_encoder(bundle, threads)))
+        encoder = stack.enter_context(LateEncoder(open_encoder(bundle, threads, backend)))
         manifest = encoder.bundle.manifest
         recipe = _recipe(manifest, preset, attention_ratio, ratio_rule, clusters_per_frame, kmeans_metric, downsampling)
         config = _config(manifest, preset, strategy, metric, sampling, reduction)
@@ -176,12 +185,14 @@ def select(
             opened,
             encoder=encoder,
             budget=budget,
+            group_s=group,
             seed=seed,
             first=first,
             recipe=recipe,
             config=config,
             features=store,
             known=known or [],
+            guard=guard,
             watch=watch,
             stop=stop,
         )
@@ -192,15 +203,21 @@ def select(
         pool.write_picks(out, picks)
         frames = picks["frames"]
         already = f", {frames['known']} known" if known else ""
-        watch.say(f"{frames['selected']} of {frames['seen']} frames selected{already}, {frames['lost']} lost: {out}")
+        gated = f", {frames['gated']} gated" if guard else ""
+        units = "" if group is None else f" in {len(selection.picks)} units"
+        watch.say(
+            f"{frames['selected']} of {frames['seen']} frames selected{units}{already}{gated}, "
+            f"{frames['lost']} lost: {out}"
+        )
+        what = "frames" if group is None else "units"
         if selection.cut:
             raise Interrupted(
-                f"Stopped after {frames['selected']} of {budget} picks. {out} has them, and says that it was cut: it is the "
-                f"selection of {frames['selected']} frames."
+                f"Stopped after {len(selection.picks)} of {budget} picks. {out} has them, and says that it was cut: it is the "
+                f"selection of {len(selection.picks)} {what}."
             )
-        if frames["selected"] < budget:
+        if len(selection.picks) < budget:
             which = "could be judged and were not known" if known else "could be judged"
-            watch.warn(f"only {frames['selected']} frames {which}, so all of them are in the order.")
+            watch.warn(f"only {len(selection.picks)} {what} {which}, so all of them are in the order.")
         untrained_note(manifest.untrained, watch)
         watch.say(f"\nNext: geal-edge report {out} -o report.html")
 

@@ -26,9 +26,13 @@ def status_lines(spool: Path, data: dict[str, Any]) -> Iterator[str]:
     yield f"  frames    {frames['seen']} seen: " + ", ".join(
         f"{frames[state]} {state.replace('_', ' ')}" for state in ("not_new", "gated", "lost", "retained", "evicted")
     )
-    for reason, n in sorted(data["lost"].items()):
-        yield f"  lost      {n} {reason}"
-    yield f"  budget    {frames['selected']} of {budget['limit']} frames selected, {budget['spent']} spent"
+    for state in ("lost", "gated"):
+        for reason, n in sorted(data[state].items()):
+            yield f"  {state:<8}  {n} {reason}"
+    selected = data.get("units", frames)["selected"]
+    yield f"  budget    {selected} of {budget['limit']} {budget['unit']} selected, {budget['spent']} spent"
+    if "units" in data:
+        yield f"  units     {frames['selected']} frames in them, formed with --group {data['group_s']:g}"
     certificate = Certificate(**data["rounds"][-1]["certificate"])
     yield f"  coverage  {certificate_words(certificate, frames['selected'])}"
     for source in data["sources"]:

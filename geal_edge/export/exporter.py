@@ -3,7 +3,6 @@
 import io
 import os
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -14,15 +13,17 @@ import numpy as np
 import numpy.typing as npt
 
 import geal_edge
-from geal_edge.config import IMAGENET_MEAN, IMAGENET_STD, PRESETS, ResizeFilter
-from geal_edge.errors import BundleError, ParityError, SourceError
+from geal_edge.config import IMAGENET_MEAN, IMAGENET_STD, PRESETS, Precision, ResizeFilter
+from geal_edge.errors import BundleError, ParityError, SourceError, UsageError
+from geal_edge.export.answers import answers
 from geal_edge.export.graph import OPSET, build_graph, serialize
-from geal_edge.export.parity import FLOAT32, ParityReport, Tolerances, compare, reference_forward
+from geal_edge.export.lint import lint
+from geal_edge.export.lowering import POOL_FRAMES, Lowered, lower, spread_frames
+from geal_edge.export.parity import TOLERANCES, ParityReport, Tolerances, compare, reference_forward
 from geal_edge.models.bundle import GRAPH_FILE, MANIFEST_FILE, REFERENCE_FILE, Bundle, Manifest, digest, manifest_bytes
 from geal_edge.models.preprocess import resize
 from geal_edge.models.vit import Geometry, Weights
 from geal_edge.runtime import durable
-from geal_edge.runtime.backends.ort import OrtCpu
 from geal_edge.runtime.frame import Frame
 from geal_edge.runtime.observer import Observer
 from geal_edge.runtime.sources import Source
@@ -43,6 +44,8 @@ class ExportOptions:
     batch          fixed batch size, or None for any
     cls_embedding  with that output (for the global Core-Set baseline)
     tap            "norm": patch features after the final LayerNorm (the authors' code), "raw": before it
+    precision      of the graph's inside (export/precision.py)
+    max_loss       what lowering may cost (export/lowering.py); None = the precision's own limit
     """
 
     width: int = 224
@@ -54,35 +57,121 @@ class ExportOptions:
     mean: Triple = IMAGENET_MEAN
     std: Triple = IMAGENET_STD
     preset: str = "geal"
+    precision: Precision = "fp32"
+    max_loss: float | None = None
 
 
 def export_bundle(
     weights: Weights, out: Path, options: ExportOptions, *, check: Source | None = None, watch: Observer
 ) -> tuple[Bundle, ParityReport]:
+    """`export`, for callers that calibrate nothing: the bundle and how far its graph is from float64."""
+    exported = export(weights, out, options, check=check, watch=watch)
+    return exported.bundle, exported.parity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exported:
+    """A bundle that was written, and how it was checked; `lowered` is None for fp32."""
+
+    bundle: Bundle
+    parity: ParityReport
+    lowered: Lowered | None
+
+
+def export(
+    weights: Weights,
+    out: Path,
+    options: ExportOptions,
+    *,
+    check: Source | None = None,
+    calibrate: Source | None = None,
+    watch: Observer,
+) -> Exported:
     """Build the graph, let ONNX Runtime answer the reference frames, and write the bundle if the answers hold.
 
-    check  where the reference frames come from; None = drawn ones
-    Raises ParityError where the graph computes something else than the weights say; UsageError, BundleError or
-    StorageError where the bundle cannot be made.
+    check      where the reference frames come from; None = drawn ones
+    calibrate  where a lower precision takes its ranges, and must select as well as fp32 does; needed for all but fp32
+
+    Raises ParityError where the graph computes something else than the weights say, or selects worse than its precision
+    may; UsageError, BundleError or StorageError where the bundle cannot be made.
     """
+    require_calibration(options, calibrate)
     out = Path(os.path.abspath(out))  # "." has no name to put a bundle beside
     require_free_place(out)
     weights.geometry.grid(options.width, options.height)  # a wrong size should not cost a minute first
     frames, origin = reference_frames(check, options)
     watch.begin("building the graph", None)
-    graph = serialize(
-        build_graph(
-            weights,
-            width=options.width,
-            height=options.height,
-            mean=options.mean,
-            std=options.std,
-            batch=options.batch,
-            cls_embedding=options.cls_embedding,
-            tap=options.tap,
-        )
+    model = build_graph(
+        weights,
+        width=options.width,
+        height=options.height,
+        mean=options.mean,
+        std=options.std,
+        batch=options.batch,
+        cls_embedding=options.cls_embedding,
+        tap=options.tap,
     )
-    answers = _answers(graph, frames, options.batch)
+    expected = _expected(weights, frames, options, watch)
+    parity = compare(expected, answers(serialize(model), frames, options.batch), tolerances(options, expected, "fp32"))
+    if not parity.passed:
+        raise ParityError(
+            f"the exported graph does not compute what the weights say, so no bundle was written:\n{parity}\n"
+            "Please report this with the checkpoint's origin and the size."
+        )
+    lowered = None
+    if calibrate is not None:
+        lowered = lower(
+            model,
+            options.precision,
+            spread_frames(calibrate, POOL_FRAMES, lambda image: _resized(image, options)),
+            origin=calibrate.name,
+            depth=weights.geometry.depth,
+            batch=options.batch,
+            recipe=PRESETS[options.preset],
+            max_loss=options.max_loss,
+            watch=watch,
+        )
+        model = lowered.model
+        parity = compare(
+            expected,
+            answers(serialize(model), frames, options.batch),
+            tolerances(options, expected, options.precision),
+        )
+        require_sound(lowered, parity, options.precision)
+    graph = serialize(model)
+    npz = _npz({"image": frames, **expected})
+    manifest = _manifest(weights, options, graph, npz, origin, expected, parity, lowered)
+    return Exported(bundle=_write(out, graph, npz, manifest), parity=parity, lowered=lowered)
+
+
+def require_calibration(options: ExportOptions, calibrate: Source | None) -> None:
+    """Raise UsageError where a precision lacks the frames that it needs, or where none are needed."""
+    if calibrate is None and options.precision != "fp32":
+        raise UsageError(
+            f"--precision {options.precision}: needs frames of yours, to measure what it changes. Name some: --calibrate SOURCE."
+        )
+    if options.precision == "fp32" and (calibrate is not None or options.max_loss is not None):
+        raise UsageError(
+            "--precision fp32: has nothing to calibrate. Leave out --calibrate and --max-loss, or choose another --precision."
+        )
+
+
+def require_sound(lowered: Lowered, parity: ParityReport, precision: Precision) -> None:
+    """Raise ParityError where a lowered graph's tensors or picks are too far off, with what to change."""
+    if not (parity.passed and lowered.selection.passed):
+        raise ParityError(
+            f"{precision} changes too much, so no bundle was written:\n"
+            f"{lowered.sensitivity}\n{parity}\n{lowered.selection}\n{lowered.advice()}"
+        )
+    faults = [] if precision == "int8-dynamic" else lint(lowered.model)
+    if faults:
+        raise ParityError("TensorRT would refuse this graph, so no bundle was written:\n" + "\n".join(faults))
+
+
+def _expected(
+    weights: Weights, frames: npt.NDArray[np.uint8], options: ExportOptions, watch: Observer
+) -> dict[str, npt.NDArray[np.float64]]:
+    """The float64 answers to the reference frames."""
     watch.begin("checking against float64", len(frames))
     reference: dict[str, list[Any]] = {}
     for frame in frames:
@@ -97,16 +186,11 @@ def export_bundle(
         for name, values in one.items():
             reference.setdefault(name, []).append(values[0])
         watch.advance()
-    expected = {name: np.stack(values) for name, values in reference.items()}
-    parity = compare(expected, answers, tolerances(options, expected))
-    if not parity.passed:
-        raise ParityError(
-            f"the exported graph does not compute what the weights say, so no bundle was written:\n{parity}\n"
-            "Please report this with the checkpoint's origin and the size."
-        )
-    npz = _npz({"image": frames, **expected})
-    manifest = _manifest(weights, options, graph, npz, origin, expected, parity)
-    return _write(out, graph, npz, manifest), parity
+    return {name: np.stack(values) for name, values in reference.items()}
+
+
+def _resized(image: npt.NDArray[np.uint8], options: ExportOptions) -> npt.NDArray[np.uint8]:
+    return resize(image, options.width, options.height, options.resize)
 
 
 def reference_frames(check: Source | None, options: ExportOptions) -> tuple[npt.NDArray[np.uint8], str]:
@@ -122,7 +206,7 @@ def reference_frames(check: Source | None, options: ExportOptions) -> tuple[npt.
     for frame in source.frames():
         if isinstance(frame, Frame):
             if position % stride == 0:
-                frames.append(resize(frame.image, options.width, options.height, options.resize))
+                frames.append(_resized(frame.image, options))
             position += 1
         if len(frames) == wanted:
             break
@@ -131,12 +215,16 @@ def reference_frames(check: Source | None, options: ExportOptions) -> tuple[npt.
     return np.stack(frames), source.name if check is not None else "drawn"
 
 
-def tolerances(options: ExportOptions, expected: Mapping[str, npt.NDArray[np.floating]]) -> Tolerances:
-    """float32's. Raw features have no LayerNorm to bound them, so their error is held against their own size."""
+def tolerances(
+    options: ExportOptions, expected: Mapping[str, npt.NDArray[np.floating]], precision: Precision
+) -> Tolerances:
+    """The precision's. Raw features have no LayerNorm to bound them, so their error is held against their own size."""
+    allowed = TOLERANCES[precision]
     if options.tap == "norm":
-        return FLOAT32
+        return allowed
     largest = float(np.abs(expected["patch_features"]).max())
-    return replace(FLOAT32, feature_error=max(FLOAT32.feature_error, RAW_RELATIVE_ERROR * largest))
+    grown = allowed.feature_error / TOLERANCES["fp32"].feature_error
+    return replace(allowed, feature_error=max(allowed.feature_error, RAW_RELATIVE_ERROR * grown * largest))
 
 
 def require_free_place(out: Path) -> None:
@@ -152,22 +240,6 @@ def require_free_place(out: Path) -> None:
         raise BundleError(f"{out}: exists and is no bundle. Choose another --out, or remove it first.")
 
 
-def _answers(graph: bytes, frames: npt.NDArray[np.uint8], batch: int | None) -> dict[str, npt.NDArray[Any]]:
-    """ONNX Runtime's outputs for all frames, with the graph as it will lie in the bundle."""
-    step = batch or 1
-    parts: dict[str, list[npt.NDArray[Any]]] = {}
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / GRAPH_FILE
-        path.write_bytes(graph)
-        with OrtCpu(path) as backend:
-            for begin in range(0, len(frames), step):
-                group = frames[begin : begin + step]
-                padded = np.concatenate([group, np.repeat(group[-1:], step - len(group), axis=0)])
-                for name, values in backend.run({"image": padded}).items():
-                    parts.setdefault(name, []).append(values[: len(group)].copy())
-    return {name: np.concatenate(values) for name, values in parts.items()}
-
-
 def _manifest(
     weights: Weights,
     options: ExportOptions,
@@ -176,6 +248,7 @@ def _manifest(
     origin: str,
     expected: dict[str, npt.NDArray[Any]],
     parity: ParityReport,
+    lowered: Lowered | None,
 ) -> Manifest:
     return Manifest(
         producer=f"geal-edge {geal_edge.__version__}",
@@ -189,14 +262,14 @@ def _manifest(
         std=options.std,
         tap=options.tap,
         outputs={name: (options.batch or "N", *values.shape[1:]) for name, values in expected.items()},
-        precision="fp32",
+        precision=options.precision,
         opset=OPSET,
         preset=options.preset,
         clusters=PRESETS[options.preset],
         graph_digest=digest(graph),
         reference_digest=digest(npz),
         reference_origin=origin,
-        parity=parity.as_dict(),
+        parity=parity.as_dict() if lowered is None else {**parity.as_dict(), **lowered.as_dict()},
     )
 
 

@@ -111,7 +111,7 @@ class StoredSource:
     cursor    the last frame_index that is stored or lost; -1 for none
     finished  read to its end
     rows      the places of its frames in the arrays, ascending
-    lost      (id, reason) of its lost frames
+    lost      (frame_index, id, reason) of its lost frames
     """
 
     name: str
@@ -122,7 +122,7 @@ class StoredSource:
     cursor: int = -1
     finished: bool = False
     rows: list[int] = field(default_factory=list)
-    lost: list[tuple[str, str]] = field(default_factory=list)
+    lost: list[tuple[int, str, str]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,7 +294,7 @@ class Features:
             self.records.append(record)
         elif "lost" in line:
             lost = line["lost"]
-            self.sources[lost["source"]].lost.append((lost["id"], lost["reason"]))
+            self.sources[lost["source"]].lost.append((lost["frame_index"], lost["id"], lost["reason"]))
             self.sources[lost["source"]].cursor = lost["frame_index"]
         elif "finished" in line:
             self.sources[line["finished"]].finished = True

@@ -20,6 +20,7 @@ spool stored, bit for bit, and never learns anything twice.
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import TypeAlias
 
 import numpy as np
@@ -27,8 +28,9 @@ import numpy.typing as npt
 
 from geal_edge.errors import UsageError
 from geal_edge.runtime.clusters import KnowledgeClusters, Rows
-from geal_edge.runtime.distance import Float64, chord, widen, widened_distances
+from geal_edge.runtime.distance import Float64, chord
 from geal_edge.runtime.kcenter import Pick, k_center_greedy, offsets_of
+from geal_edge.runtime.resident import Float32, IntArray, ResidentUnits, squares
 
 SMALLEST_RADIUS = 0.2
 LARGEST_RADIUS = 1.5
@@ -72,7 +74,8 @@ class Decision:
     squared_novelty exact squared chord from the witness to its nearest retained cluster, in the smallest alive level; None
                     while that level is empty
     witness         cluster that decided the novelty; None while the level is empty
-    nearest         unit that owns the cluster nearest to the witness; None while the level is empty
+    nearest         unit that owns the cluster nearest to the witness; None while the level is empty, or a base frame is nearer
+    nearest_base    index of the base frame that owns it, where one is as near; else None
     radius          the smallest alive radius when it was asked (chord); None once only the top level is alive
     """
 
@@ -85,6 +88,7 @@ class Decision:
     witness: int | None
     nearest: int | None
     radius: float | None
+    nearest_base: int | None = None
 
     @property
     def retain(self) -> bool:
@@ -116,6 +120,24 @@ class RetainedUnit:
     unit: int
     rows: Rows
     levels: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """Units that become final, and all that this changes, asked before it is learned.
+
+    picks    in the order in which they are released: the first of the selected order
+    deaths   levels that hold more than the budget leaves; none of them natural
+    evicted  retained units that no level holds afterwards, ascending
+    """
+
+    picks: "tuple[SelectedUnit, ...]"
+    deaths: tuple[Death, ...]
+    evicted: tuple[int, ...]
+
+    @property
+    def units(self) -> tuple[int, ...]:
+        return tuple(pick.unit for pick in self.picks)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,8 +183,15 @@ class Ladder:
         retained: Sequence[RetainedUnit] = (),
         deaths: Iterable[Death] = (),
         max_retained: int | None = None,
+        base: Sequence[Rows] = (),
+        released: Sequence[RetainedUnit] = (),
     ) -> None:
-        """`retained` (ascending units), `deaths` and `next_unit` restore what an earlier ladder had learned."""
+        """`retained` (ascending units), `deaths`, `next_unit` and `released` restore what an earlier ladder had learned.
+
+        capacity  the round's budget
+        base      what is covered before the round begins: the rows of each frame of the memory
+        released  units that this round has released, in that order, with the levels that held them then
+        """
         if capacity < 1:
             raise UsageError(f"budget = {capacity}: must be at least 1")
         self.capacity = capacity
@@ -173,11 +202,20 @@ class Ladder:
         self._deaths = tuple(deaths)
         self._alive: BoolArray = np.ones(TOP + 1, bool)
         self._alive[[death.level for death in self._deaths]] = False
-        self._units: list[int] = [r.unit for r in retained]
-        self._rows: list[Rows] = [r.rows for r in retained]
-        self._member: BoolArray = np.zeros((len(retained), TOP + 1), bool)
-        for i, r in enumerate(retained):
-            self._member[i, list(r.levels)] = True
+        self._base = ResidentUnits()
+        for rows in base:
+            self._base.add(rows)
+        self._released: list[int] = []
+        self._released_counts = np.zeros(TOP + 1, np.intp)
+        self._held = ResidentUnits()
+        self._slots: dict[int, int] = {}  # unit -> slot, ascending units
+        self._units: IntArray = np.zeros(0, np.intp)  # slot -> unit
+        self._member: BoolArray = np.zeros((0, TOP + 1), bool)  # slot -> the levels that hold its unit
+        self._recent: _Recent | None = None
+        for r in retained:
+            self._add(r.unit, r.rows, r.levels)
+        for r in released:
+            self._finalize(r.unit, r.rows, r.levels)
         self._member[:, ~self._alive] = False
         self._refresh()
 
@@ -186,7 +224,7 @@ class Ladder:
     @property
     def retained(self) -> tuple[int, ...]:
         """Numbers of the retained units, ascending."""
-        return tuple(self._units)
+        return self._retained
 
     @property
     def deaths(self) -> tuple[Death, ...]:
@@ -207,49 +245,68 @@ class Ladder:
         level = self.smallest_alive
         return None if level == TOP else RADII[level]
 
+    @property
+    def released(self) -> tuple[int, ...]:
+        """Units that this round has released, in that order."""
+        return tuple(self._released)
+
+    @property
+    def room(self) -> int:
+        """Units that a level may hold: the budget, less what was released."""
+        return self.capacity - len(self._released)
+
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes of RAM that the retained units and the base take."""
+        return self._held.resident_bytes + self._base.resident_bytes + self._member.nbytes
+
     def certificate(self) -> Certificate:
         """Levels die out of order, so the bound is the largest natural death, not the neighbour of the alive level."""
         bound = max((RADII[death.level] / 2.0 for death in self._deaths if death.natural), default=0.0)
         return Certificate(radius=self.radius, lower_bound=bound)
 
+    def number_next(self, unit: int) -> None:
+        """Give the next retained unit this number, which must be above all others; numbers may be left out."""
+        if unit < self._next_unit:
+            raise ValueError(f"unit {unit} cannot come next: {self._next_unit} is the smallest free number")
+        self._next_unit = unit
+
     def members(self, level: int) -> tuple[int, ...]:
         """Units that a level holds, in the order in which it took them."""
-        return tuple(unit for unit, held in zip(self._units, self._member[:, level], strict=True) if held)
+        return tuple(unit for unit, slot in self._slots.items() if self._member[slot, level])
 
     def snapshot(self) -> tuple[RetainedUnit, ...]:
         """What `Ladder(retained=..., deaths=..., next_unit=...)` needs to go on as if nothing had happened."""
         return tuple(
-            RetainedUnit(unit=unit, rows=rows, levels=tuple(int(x) for x in np.flatnonzero(held)))
-            for unit, rows, held in zip(self._units, self._rows, self._member, strict=True)
+            RetainedUnit(
+                unit=unit,
+                rows=self._held.rows(slot),
+                levels=tuple(int(level) for level in np.flatnonzero(self._member[slot])),
+            )
+            for unit, slot in self._slots.items()
         )
 
     # -- one unit ------------------------------------------------------------------------------------------------------
 
     def score(self, clusters: KnowledgeClusters) -> Decision:
-        """Say everything that this unit changes, and change nothing."""
-        to_unit = self._nearest_per_unit(clusters.rows)  # (C, U) exact squared chord to each retained unit
-        alive = np.flatnonzero(self._alive)
-        finite = alive[alive < TOP]
-        squared = _novelties(to_unit, self._member[:, finite])
-        takers = finite[squared > _SQUARED_RADII[finite]]
-        held = self._member.sum(axis=0)
+        """Say everything that this unit changes, and change nothing.
 
-        deaths = [Death(level=int(level), natural=True) for level in takers if held[level] == self.capacity]
-        levels = [int(level) for level in takers if held[level] < self.capacity]
-        if len(takers) and held[TOP] < self.capacity:
-            levels.append(TOP)
-        levels, pressed = self._relieve(levels, deaths)
-        gone = np.zeros(TOP + 1, bool)
-        gone[[death.level for death in deaths + pressed]] = True
-        evicted = [u for u, held_by in zip(self._units, self._member, strict=True) if not (held_by & ~gone).any()]
-
-        witness = nearest = squared_novelty = None
-        inside = np.flatnonzero(self._member[:, self.smallest_alive])
-        if len(inside):
-            to_level = to_unit[:, inside]
-            witness = int(to_level.min(axis=1).argmax())
-            owner = int(to_level[witness].argmin())
-            nearest, squared_novelty = self._units[inside[owner]], float(to_level[witness, owner])
+        What was measured on the way is remembered as bounds for the next frame: they save work and change no answer.
+        """
+        measured = self._measure(clusters.rows)
+        takers = self._takers(measured)
+        deaths: list[Death] = []
+        pressed: list[Death] = []
+        levels: list[int] = []
+        evicted: list[int] = []
+        if takers:
+            deaths = [Death(level=x, natural=self._proves(x)) for x in takers if self._counts[x] >= self.room]
+            levels = [level for level in takers if self._counts[level] < self.room]
+            if self._counts[TOP] < self.room:
+                levels.append(TOP)
+            levels, pressed = self._relieve(levels, deaths)
+            evicted = self._evicted_by(deaths + pressed)
+        witness, nearest, nearest_base, squared_novelty = self._novelty(measured)
         return Decision(
             unit=self._next_unit,
             clusters=clusters,
@@ -259,6 +316,7 @@ class Ladder:
             squared_novelty=squared_novelty,
             witness=witness,
             nearest=nearest,
+            nearest_base=nearest_base,
             radius=self.radius,
         )
 
@@ -268,22 +326,43 @@ class Ladder:
             return
         if decision.unit != self._next_unit:
             raise ValueError(f"decision for unit {decision.unit} applied out of turn: unit {self._next_unit} is next")
-        for death in decision.deaths:
-            self._alive[death.level] = False
-        self._deaths += decision.deaths
-        self._member[:, ~self._alive] = False
-        if decision.evicted:
-            stay = [i for i, unit in enumerate(self._units) if unit not in set(decision.evicted)]
-            self._units = [self._units[i] for i in stay]
-            self._rows = [self._rows[i] for i in stay]
-            self._member = self._member[stay]
+        self._bury(decision.deaths, decision.evicted)
         if decision.retain:
-            self._units.append(decision.unit)
-            self._rows.append(decision.clusters.rows)
-            row = np.zeros((1, TOP + 1), bool)
-            row[0, list(decision.levels)] = True
-            self._member = np.concatenate([self._member, row])
+            self._add(decision.unit, decision.clusters.rows, decision.levels)
             self._next_unit += 1
+            if self._recent is not None and np.array_equal(self._recent.rows, decision.clusters.rows):
+                self._recent.chords[:, list(decision.levels)] = 0.0  # its own rows are in these levels now
+        self._refresh()
+
+    def release(self, count: int, *, beyond: float = -1.0) -> Release:
+        """Say everything that releasing the first `count` units of the selected order changes, and change nothing.
+
+        They become part of the base and spend the budget: levels that hold more than what is left of it die, which proves
+        nothing about any bound. Fewer than `count` where the order comes to units that lie within the chord `beyond` of those
+        before them.
+        """
+        picks = tuple(
+            takewhile(
+                lambda pick: pick.witness is None or chord(pick.squared_distance) > beyond,
+                self.selected(row_distances=False)[: min(count, self.room)],
+            )
+        )
+        units = [pick.unit for pick in picks]
+        stay = np.ones(len(self._member), bool)
+        stay[[self._slots[unit] for unit in units]] = False
+        held = self._member[stay].sum(axis=0)
+        room = self.room - len(units)
+        deaths = [Death(level=int(x), natural=False) for x in self._levels[:-1] if held[x] > room]
+        evicted = [unit for unit in self._evicted_by(deaths) if unit not in units]
+        return Release(picks=picks, deaths=tuple(deaths), evicted=tuple(evicted))
+
+    def learn_release(self, release: Release) -> None:
+        """Apply a release that this ladder worked out in its present state, once it is safe on disk."""
+        for unit in release.units:
+            slot = self._slots[unit]
+            self._finalize(unit, self._held.rows(slot), np.flatnonzero(self._member[slot]).tolist())
+            self._remove(unit)
+        self._bury(release.deaths, release.evicted)
         self._refresh()
 
     # -- the answer ----------------------------------------------------------------------------------------------------
@@ -293,20 +372,25 @@ class Ladder:
     ) -> list[SelectedUnit]:
         """The selected order: exact greedy inside the smallest alive level's set, then greedy fill from the rest.
 
-        At most `capacity` units. The order starts with the oldest unit of the level. Greedy over all retained units at
-        once would look better and break the certificate; this order never does. `on_pick` is told how many are picked.
-        Without `row_distances` every `cluster_squared` is empty, and it is several times faster.
+        At most `room` units. The order starts with the oldest unit of the level, or with the farthest from the base where
+        there is one. Greedy over all retained units at once would look better and break the certificate; this order never
+        does. `on_pick` is told how many are picked. Without `row_distances` every `cluster_squared` is empty, and it is several times
+        faster.
         """
-        if not self._units:
+        if not self._slots or not self.room:
             return []
-        in_level = self._member[:, self.smallest_alive]
+        slots = list(self._slots.values())
+        rows = [self._held.rows(slot) for slot in slots]
+        in_level = self._member[slots, self.smallest_alive]
         inside, rest = np.flatnonzero(in_level), np.flatnonzero(~in_level)
+        base = [self._base.rows(slot) for slot in range(self._base.count)]
         picks = k_center_greedy(
-            np.concatenate(self._rows),
-            offsets_of(self._rows),
-            self.capacity,
-            first=int(inside[0]),
-            pools=[inside.tolist(), rest.tolist()],
+            np.concatenate(rows),
+            offsets_of(rows),
+            self.room,
+            first=None if base or not len(inside) else int(inside[0]),
+            pools=[pool.tolist() for pool in (inside, rest) if len(pool)],
+            known=np.concatenate(base) if base else None,
             row_distances=row_distances,
             on_pick=on_pick,
         )
@@ -314,14 +398,60 @@ class Ladder:
 
     def _as_selected(self, pick: Pick) -> SelectedUnit:
         return SelectedUnit(
-            unit=self._units[pick.unit],
+            unit=self._retained[pick.unit],
             squared_distance=pick.squared,
             witness=pick.witness,
             cluster_squared=pick.row_squared,
             cover_squared=pick.cover_squared,
         )
 
-    # -- inside --------------------------------------------------------------------------------------------------------
+    # -- what a unit would change --------------------------------------------------------------------------------------
+
+    def _takers(self, measured: "_Measured") -> list[int]:
+        """The finite alive levels that have a cluster of the unit outside their radius, ascending."""
+        farthest = measured.near[measured.done].max(axis=0)  # per alive level
+        takers = []
+        for column, level in enumerate(self._levels[:-1]):
+            squared_radius = _SQUARED_RADII[level]
+            if farthest[column] - self._error > squared_radius:
+                takers.append(int(level))
+            elif farthest[column] + self._error > squared_radius:
+                close = measured.done & (measured.near[:, column] + self._error > squared_radius)
+                if any(self._settle(measured, int(c), column)[0] > squared_radius for c in np.flatnonzero(close)):
+                    takers.append(int(level))
+        return takers
+
+    def _novelty(self, measured: "_Measured") -> tuple[int | None, int | None, int | None, float | None]:
+        """(witness, nearest unit, nearest base frame, exact squared novelty) in the smallest alive level; Nones while there is
+        nothing to be far from."""
+        if not (self._counts[self._levels[0]] or self._base.count):
+            return None, None, None, None
+        largest = measured.near[measured.done, 0].max()
+        candidates = np.flatnonzero(measured.done & (measured.near[:, 0] >= largest - 2.0 * self._error))
+        settled = [(int(c), *self._settle(measured, int(c), 0)) for c in candidates]
+        witness, squared, nearest, nearest_base = max(settled, key=lambda each: each[1])  # the first of equals
+        return witness, nearest, nearest_base, squared
+
+    def _settle(self, measured: "_Measured", cluster: int, column: int) -> tuple[float, int | None, int | None]:
+        """(exact squared distance, its unit or None, its base frame or None) from a cluster to the nearest row of an alive level.
+
+        A base frame is named where it is as near as the level's nearest unit: it is the older one.
+        """
+        inside = self._member[: self._held.count, self._levels[column]]
+        limit = measured.near[cluster, column] + 2.0 * self._error
+        row = measured.rows[cluster]
+        units = np.flatnonzero(inside & (measured.to_slot[:, cluster] <= limit))
+        frames = np.flatnonzero(measured.to_base[:, cluster] <= limit)
+        to_units, to_frames = self._held.exact(row, units), self._base.exact(row, frames)
+        squared = min(to_units.min(initial=np.inf), to_frames.min(initial=np.inf))
+        if (to_frames == squared).any():
+            return float(squared), None, int(frames[to_frames.argmin()])
+        return float(squared), int(self._units[units][to_units == squared].min()), None
+
+    def _proves(self, level: int) -> bool:
+        """Whether one unit more than `level` holds proves a bound: with what was released of it, more than the whole budget
+        lie pairwise farther apart than its radius."""
+        return bool(self._counts[level] + self._released_counts[level] >= self.capacity)
 
     def _relieve(self, levels: list[int], deaths: list[Death]) -> tuple[list[int], list[Death]]:
         """The pressure rule, asked ahead: which levels must be dropped so that at most `max_retained` units remain."""
@@ -337,30 +467,150 @@ class Ladder:
             pressed.append(Death(level=smallest, natural=False))
             levels = [level for level in levels if level != smallest]
 
-    def _nearest_per_unit(self, rows: Rows) -> Float64:
-        """Exact squared chord (C, U) from each row to the nearest row of each retained unit."""
-        if not self._units:
-            return np.empty((len(rows), 0))
-        distances = widened_distances(widen(rows), self._wide)
-        per_unit: Float64 = np.minimum.reduceat(distances, self._starts, axis=1)
-        return per_unit
+    def _evicted_by(self, deaths: list[Death]) -> list[int]:
+        """Retained units that no level holds once these have died, ascending."""
+        if not deaths:
+            return []
+        alive = self._alive.copy()
+        alive[[death.level for death in deaths]] = False
+        held: BoolArray = np.any(self._member & alive, axis=1)
+        return [unit for unit, slot in self._slots.items() if not held[slot]]
+
+    # -- distances -----------------------------------------------------------------------------------------------------
+
+    def _measure(self, rows: Rows) -> "_Measured":
+        """Distances of the clusters that can matter: those that some alive level might take, and the farthest of the smallest.
+
+        The bounds of the last frame prove that the others lie within every alive radius and below the novelty.
+        """
+        wide = rows.astype(np.float32)
+        bounds, hints = self._bounds(wide)
+        near = np.full(bounds.shape, np.inf, np.float32)
+        to_slot = np.empty((self._held.count, len(rows)), np.float32)
+        to_base = np.full((self._base.count, len(rows)), np.inf, np.float32)
+        done = np.zeros(len(rows), bool)
+        todo: BoolArray = np.any(bounds[:, :-1] > self._radii, axis=1)
+        if not todo.any():
+            todo[bounds[:, 0].argmax()] = True
+        while todo.any():
+            per_slot, per_row = self._held.nearest_with_rows(wide[todo])
+            to_slot[:, todo] = per_slot
+            if len(self._occupied):
+                per_level = np.minimum.reduceat(per_slot[self._gather], self._starts, axis=0)
+                near[np.ix_(todo, self._occupied)] = per_level.T
+                hints[todo] = _nearest_rows(per_slot, per_row)
+            if self._base.count:
+                to_base[:, todo] = self._base.nearest(wide[todo])
+                near[todo] = np.minimum(near[todo], to_base[:, todo].min(axis=0)[:, None])
+            done |= todo
+            lowest = math.sqrt(max(0.0, float(near[done, 0].max()) - self._error))
+            todo = ~done & (bounds[:, 0] >= lowest)
+        bounds[done] = np.sqrt(np.maximum(near[done], 0.0) + self._error) + ROUNDING
+        chords = np.full((len(rows), TOP + 1), np.inf)
+        chords[:, self._levels] = bounds
+        self._recent = _Recent(rows=wide, chords=chords, hints=hints)
+        return _Measured(rows=wide, near=near, to_slot=to_slot, to_base=to_base, done=done)
+
+    def _bounds(self, rows: Float32) -> "tuple[Float64, IntArray]":
+        """Upper bounds (C, alive levels) of the chord from each cluster to each level, and rows (C, HINTS, 2) that may be near.
+
+        By way of the last frame's nearest cluster (the triangle inequality), and of the rows that were nearest to that one.
+        """
+        bounds = np.full((len(rows), len(self._levels)), np.inf)
+        hints = np.zeros((len(rows), HINTS, 2), np.intp)
+        recent = self._recent
+        if recent is None:
+            return bounds, hints
+        error = self._error
+        apart = squares(rows)[:, None] + squares(recent.rows) - 2.0 * (rows @ recent.rows.T)
+        match = apart.argmin(axis=1)
+        step = np.sqrt(np.maximum(apart[np.arange(len(rows)), match], 0.0).astype(np.float64) + error)
+        bounds = recent.chords[np.ix_(match, self._levels)] + (step + ROUNDING)[:, None]
+        if not self._held.count:
+            return bounds, hints
+        hints = recent.hints[match]
+        slots, within = hints[..., 0], hints[..., 1]
+        to_hint = self._held.to_rows(rows, slots, within).astype(np.float64)
+        chords = np.sqrt(np.maximum(to_hint, 0.0) + error) + ROUNDING
+        member = self._member[slots][..., self._levels]  # (C, HINTS, alive levels)
+        by_hint = np.where(member, chords[..., None], np.inf).min(axis=1)
+        return np.minimum(bounds, by_hint), hints
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _add(self, unit: int, rows: Rows, levels: Sequence[int]) -> None:
+        slot = self._held.add(rows)
+        if slot >= len(self._units):
+            grown = max(16, 2 * slot)
+            self._units = np.concatenate([self._units, np.zeros(grown - len(self._units), np.intp)])
+            self._member = np.concatenate([self._member, np.zeros((grown - len(self._member), TOP + 1), bool)])
+        self._slots[unit] = slot
+        self._units[slot] = unit
+        self._member[slot] = False
+        self._member[slot, list(levels)] = True
+
+    def _finalize(self, unit: int, rows: Rows, levels: Sequence[int]) -> None:
+        self._base.add(rows)
+        self._released.append(unit)
+        self._released_counts[list(levels)] += 1
+
+    def _bury(self, deaths: Iterable[Death], evicted: Iterable[int]) -> None:
+        for death in deaths:
+            self._alive[death.level] = False
+            self._deaths += (death,)
+        self._member[:, ~self._alive] = False
+        for unit in evicted:
+            self._remove(unit)
+
+    def _remove(self, unit: int) -> None:
+        slot = self._slots.pop(unit)
+        self._member[slot] = False
+        self._held.remove(slot)
 
     def _refresh(self) -> None:
-        self._starts = offsets_of(self._rows)[:-1]
-        if self._rows:
-            self._wide = widen(np.concatenate(self._rows))
+        """What every frame asks of the state, worked out when it changes."""
+        self._retained = tuple(self._slots)
+        self._error = max(self._held.error, self._base.error)
+        self._counts = self._member.sum(axis=0)
+        self._levels = np.flatnonzero(self._alive)
+        self._radii = np.array([RADII[level] for level in self._levels[:-1]])
+        # Members of each alive level that has some, one level after another: one gather and one reduction serve all levels.
+        columns, self._gather = np.nonzero(self._member[:, self._levels].T)
+        self._occupied, self._starts = np.unique(columns, return_index=True)
 
 
+HINTS = 8
+"""Rows remembered per cluster as likely to be near the same thing in the next frame; any row gives a valid bound."""
+ROUNDING = 1e-9
+"""Far above what roots and sums of chords round by in float64, far below what separates radii."""
 _SQUARED_RADII = np.array([r * r for r in RADII] + [math.inf])
 
 
-def _novelties(to_unit: Float64, member: BoolArray) -> Float64:
-    """Squared novelty per level: the largest over clusters of the smallest over the level's units; inf where it is empty.
+@dataclass(slots=True, kw_only=True)
+class _Recent:
+    """The last frame, as bounds for the next: its rows fp32 (C, D), upper bounds of their chords (C, TOP + 1) to every level, and
+    rows near them, (C, HINTS, 2) as slot and row within it. Alive levels never lose a unit, so the bounds stay true."""
 
-    to_unit (C, U), member (U, L) -> (L,)
-    """
-    squared = np.full(member.shape[1], np.inf)
-    for level, held in enumerate(member.T):
-        if held.any():
-            squared[level] = to_unit[:, held].min(axis=1).max()
-    return squared
+    rows: Float32
+    chords: Float64
+    hints: IntArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Measured:
+    """A unit's distances, filtered in fp32: rows (C, D); squared near (C, alive levels), to_slot and to_base (slots, C), for the
+    clusters that are `done`; the others lie within every alive radius and nearer than the novelty."""
+
+    rows: Float32
+    near: Float32
+    to_slot: Float32
+    to_base: Float32
+    done: BoolArray
+
+
+def _nearest_rows(per_slot: Float32, per_row: Float32) -> IntArray:
+    """The nearest row of each of the HINTS nearest slots: (C, HINTS, 2) as slot and row within it."""
+    count = min(HINTS, len(per_slot))
+    slots = np.argpartition(per_slot, count - 1, axis=0)[:count].T  # (C, count)
+    within = per_row[:, slots, np.arange(per_slot.shape[1])[:, None]].argmax(axis=0)
+    return np.stack([slots, within], axis=2)[:, np.arange(HINTS) % count]

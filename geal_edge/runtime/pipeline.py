@@ -3,56 +3,85 @@
     source -> Frame -> encoder -> (patch_features, cls_attention) -> distill -> knowledge clusters
            -> selector.score -> Decision -> spool.append -> selector.learn
 
+What is judged as one is a unit (units.py): a frame by itself, or all cameras of one instant.
+
 Scoring changes nothing, and nothing is learned before it is safe on disk. So the process may die at any line: the next one
-finds the spool as it was after the last decision, and a recorded source goes on behind the last frame counted.
+finds the spool as it was after the last decision, and a recorded source goes on behind the last unit counted.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from geal_edge.errors import FrameError
+from geal_edge.config import GuardKind
+from geal_edge.errors import FrameError, FrameGated
 from geal_edge.models.bundle import Bundle
 from geal_edge.models.preprocess import aspect_warning
 from geal_edge.runtime.clusters import KnowledgeClusters, knowledge_clusters
 from geal_edge.runtime.distill import distill
 from geal_edge.runtime.encoder import Encoder
-from geal_edge.runtime.frame import Frame, usable
+from geal_edge.runtime.frame import Frame, LostFrame, usable
+from geal_edge.runtime.guard import Guard, guard_after
 from geal_edge.runtime.imagefile import Encoding
 from geal_edge.runtime.ladder import Ladder
 from geal_edge.runtime.observer import Observer
+from geal_edge.runtime.persistence import only
 from geal_edge.runtime.sources import Source
 from geal_edge.runtime.spool import Spool, SpoolSettings
 from geal_edge.runtime.stopping import Stop
 from geal_edge.runtime.threads import one_blas_thread
+from geal_edge.runtime.units import JudgedFrame, JudgedUnit, Unit, units
 
 
 def stream(
     source: Source,
     *,
     after: int,
+    group_s: float | None,
     encoder: Encoder,
     selector: Ladder,
     spool: Spool,
     watch: Observer,
     stop: Stop,
+    guard: Guard | None = None,
 ) -> None:
-    """Judge every frame of `source` whose frame_index is above `after`.
+    """Judge every unit of `source` behind `after`, the frame_index of the last frame counted.
 
-    One bad frame is counted and passed over. Raises Interrupted after the frame in hand once `stop` was asked.
+    One bad frame is counted and passed over, and so is one that the guard holds back; the other frames of its unit are
+    judged all the same. Raises Interrupted after the unit in hand once `stop` was asked.
     """
-    for item in stop.between(source.frames(after=after)):
+    for unit in stop.between(units(source.frames(after=after), group_s)):
+        judged = judge(unit, encoder, guard)
+        if judged.frames:
+            decision = selector.score(judged.clusters)  # asks, changes nothing
+            spool.append(judged, decision)  # durable first; an empty decision writes nothing
+            selector.learn(decision)  # then in memory
+        else:
+            spool.pass_over(judged)
+        for _ in unit.frames:
+            watch.advance(retained=len(selector.retained), lost=spool.lost)
+    spool.finish_source(source.name)
+
+
+def judge(unit: Unit, encoder: Encoder, guard: Guard | None = None) -> JudgedUnit:
+    """The knowledge clusters of every frame of a unit; a frame that cannot be judged does not lose the others."""
+    frames: list[JudgedFrame] = []
+    gated: list[tuple[Frame | LostFrame, FrameGated]] = []
+    lost: list[tuple[Frame | LostFrame, FrameError]] = []
+    for item in unit.frames:
         try:
             frame = usable(item)
+            if guard is not None:
+                guard.before(frame)
             clusters = clusters_of(frame, encoder)
+            if guard is not None:
+                clusters = only(clusters, guard.counts(frame, clusters.rows))
+            frames.append(JudgedFrame(frame=frame, clusters=clusters))
+        except FrameGated as gate:
+            gated.append((item, gate))
         except FrameError as error:
-            spool.lose(item, error)
-        else:
-            decision = selector.score(clusters)  # asks, changes nothing
-            spool.append(frame, decision)  # durable first; an empty decision writes nothing
-            selector.learn(decision)  # then in memory
-        watch.advance(retained=len(selector.retained), lost=spool.lost)
-    spool.finish_source(source.name)
+            lost.append((item, error))
+    return JudgedUnit(frames=tuple(frames), lost=tuple(lost), gated=tuple(gated))
 
 
 def clusters_of(frame: Frame, encoder: Encoder) -> KnowledgeClusters:
@@ -82,20 +111,25 @@ def run(
     encoder: Encoder,
     spool_path: Path,
     budget: int,
+    group_s: float | None = None,
     encoding: Encoding = "jpg",
     again: bool = False,
+    guard: GuardKind | None = None,
     watch: Observer,
     stop: Stop | None = None,
 ) -> RunResult:
     """Stream recorded sources one after another into a spool; go on where an earlier run was stopped or killed.
 
-    The spool's one round is open: further sources continue it, a finished one is read anew only with `again`.
+    The spool's one round is open: further sources continue it, a finished one is read anew only with `again`. With
+    `group_s` frames of several topics whose capture times lie within so many seconds are one unit (units.py). With `guard`
+    broken frames are not judged, nor with `all` what was there for one frame alone (guard.py).
     Raises Interrupted, SourceClash before anything is read where two sources have one name, and whatever opening a spool
     or a source raises.
     """
     finished: list[str] = []
     skipped: list[str] = []
-    with one_blas_thread(), Spool(spool_path, spool_settings(encoder.bundle, budget), encoding=encoding) as spool:
+    settings = spool_settings(encoder.bundle, budget, group_s, guard=guard)
+    with one_blas_thread(), Spool(spool_path, settings, encoding=encoding) as spool:
         for source in sources:
             spool.require_own_name(source, others=sources)
         selector = spool.ladder()
@@ -110,17 +144,21 @@ def run(
             stream(
                 source,
                 after=state.cursor,
+                group_s=group_s,
                 encoder=encoder,
                 selector=selector,
                 spool=spool,
                 watch=watch,
                 stop=stop or Stop(),
+                guard=guard and guard_after(source, state.cursor, guard, lambda frame: clusters_of(frame, encoder)),
             )
             finished.append(source.name)
     return RunResult(finished=tuple(finished), skipped=tuple(skipped))
 
 
-def spool_settings(bundle: Bundle, budget: int) -> SpoolSettings:
+def spool_settings(
+    bundle: Bundle, budget: int, group_s: float | None = None, *, guard: GuardKind | None = None
+) -> SpoolSettings:
     """What a spool filled from this bundle must agree with for ever."""
     manifest = bundle.manifest
     return SpoolSettings(
@@ -130,6 +168,8 @@ def spool_settings(bundle: Bundle, budget: int) -> SpoolSettings:
         grid=manifest.grid,
         untrained=manifest.untrained,
         budget=budget,
+        group_s=group_s,
+        guard=guard,
     )
 
 

@@ -3,30 +3,37 @@
 import difflib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 import geal_edge
-from geal_edge.config import PRESETS, SELECTIONS, ClusterConfig, SelectionConfig
-from geal_edge.errors import FrameError, Interrupted, SourceClash, SourceError, UsageError
+from geal_edge.config import PRESETS, SELECTIONS, ClusterConfig, GuardKind, SelectionConfig
+from geal_edge.errors import FrameError, FrameGated, Interrupted, SourceClash, SourceError, UsageError
 from geal_edge.models.bundle import Bundle, feature_space
 from geal_edge.runtime import baselines, durable, kcenter
+from geal_edge.runtime.clusters import Rows
 from geal_edge.runtime.distance import chord
 from geal_edge.runtime.encoder import Encoded
 from geal_edge.runtime.features import Encodes, Features, FrameRecord, StoredSource, record_of
 from geal_edge.runtime.frame import Frame, LostFrame, usable
+from geal_edge.runtime.guard import Guard
 from geal_edge.runtime.kcenter import Pick, draw_first, offsets_of
 from geal_edge.runtime.known import Known, read_known
 from geal_edge.runtime.observer import Observer
+from geal_edge.runtime.persistence import BoolArray
 from geal_edge.runtime.pipeline import warn_of_aspect
-from geal_edge.runtime.poolframe import PoolFrame, pool_frame
+from geal_edge.runtime.poolframe import PoolFrame, only_clusters, pool_frame
 from geal_edge.runtime.sources import Source
 from geal_edge.runtime.stopping import Stop
 from geal_edge.runtime.threads import one_blas_thread
+from geal_edge.runtime.units import Instants, begins_of, recorded_at
 
 PICKS_SCHEMA = "geal-edge/picks/1"
 
@@ -49,10 +56,13 @@ class NamedSource(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
-    """frames: all that could be judged, in source order; lost: reason -> n; recipe: what made their clusters."""
+    """frames: all that could be judged, in source order; units: runs of indices into them, one for each frame unless they are
+    grouped; lost, gated: reason -> n; recipe: what made their clusters."""
 
     frames: tuple[PoolFrame, ...]
+    units: tuple[range, ...]
     lost: dict[str, int]
+    gated: dict[str, int]
     recipe: ClusterConfig
 
 
@@ -61,15 +71,22 @@ class PoolSelection:
     """What was picked, out of what, and how.
 
     frames  all that could be judged, in source order
-    picks   indices into them, in the order of the strategy; under the method, the greedy order
+    units   runs of indices into them
+    picks   indices of units, in the order of the strategy; under the method, the greedy order
     lost    reason -> n
+    gated   reason -> n
+    group_s  the tolerance that formed units of several frames; None: every frame is a unit
     first   the id that the user began with, None where it was drawn or followed from `known`
     cut     stopped before `budget` was reached: the picks are the selection of their number
     """
 
     frames: tuple[PoolFrame, ...]
+    units: tuple[range, ...]
     picks: tuple[Pick, ...]
     lost: dict[str, int]
+    gated: dict[str, int]
+    guard: GuardKind | None
+    group_s: float | None
     recipe: ClusterConfig
     config: SelectionConfig
     first: str | None
@@ -82,23 +99,28 @@ def select(
     *,
     encoder: Encodes,
     budget: int,
+    group_s: float | None = None,
     seed: int = 0,
     first: str | None = None,
     recipe: ClusterConfig | None = None,
     config: SelectionConfig | None = None,
     features: Features | None = None,
     known: Sequence[Path] = (),
+    guard: GuardKind | None = None,
     watch: Observer,
     stop: Stop | None = None,
 ) -> PoolSelection:
     """Encode every frame of the sources, then pick `budget` of them; by default by exact K-Center-Greedy.
 
+    group_s   frames of several topics whose capture times lie within so many seconds are one unit (units.py), which is what
+              the budget counts; default: every frame is one
     seed      draws the first frame, and whatever else the strategy draws
-    first     id of the frame to begin with instead
+    first     id of the frame to begin with instead, or of any in the unit to begin with
     recipe    of the clusters; default: the bundle's own
     config    how frames are ordered; default: as the bundle's preset does
     features  read from there what is stored, and store what is not; with no sources: all that is stored
     known     picks files, spools, features folders or folders of images that count as covered (runtime/known.py)
+    guard     leave out broken frames, and with `all` what was there for one frame alone (runtime/guard.py)
 
     A budget of at least the pool orders all of it. Raises UsageError for a call that cannot be meant, SourceClash for two
     sources of one name, SourceError where no frame could be judged, Interrupted where `stop` was asked before the first pick;
@@ -109,7 +131,17 @@ def select(
         raise UsageError(f"-n {budget}: must be at least 1")
     manifest = encoder.bundle.manifest
     config = config or SELECTIONS.get(manifest.preset, SelectionConfig())
-    pool = read_pool(sources, encoder=encoder, recipe=recipe, config=config, features=features, watch=watch, stop=stop)
+    pool = read_pool(
+        sources,
+        encoder=encoder,
+        group_s=group_s,
+        recipe=recipe,
+        config=config,
+        features=features,
+        guard=guard,
+        watch=watch,
+        stop=stop,
+    )
     covered = read_known(
         known,
         pool=pool.frames,
@@ -125,13 +157,17 @@ def select(
         raise Interrupted("Stopped before anything was selected; nothing was written.")
     return PoolSelection(
         frames=pool.frames,
+        units=pool.units,
         picks=tuple(picks),
         lost=pool.lost,
+        group_s=group_s,
+        gated=pool.gated,
+        guard=guard,
         recipe=pool.recipe,
         config=config,
         first=first,
         known=covered,
-        cut=len(picks) < min(budget, len(covered.open_units(pool.frames))),
+        cut=len(picks) < min(budget, len(_open_units(pool, covered))),
     )
 
 
@@ -139,10 +175,12 @@ def read_pool(
     sources: Sequence[Source],
     *,
     encoder: Encodes,
+    group_s: float | None = None,
     recipe: ClusterConfig | None = None,
     config: SelectionConfig | None = None,
     features: Features | None = None,
     embedding: bool = False,
+    guard: GuardKind | None = None,
     watch: Observer,
     stop: Stop | None = None,
 ) -> Pool:
@@ -159,6 +197,10 @@ def read_pool(
             f"--strategy {config.strategy}: needs CLS embeddings, and {encoder.bundle.path} was exported with --no-cls. "
             "Export it without."
         )
+    if guard is not None and features is not None:
+        raise UsageError(
+            f"--guard {guard}: looks at the frames themselves, and --features holds none of them. Leave one of the two out."
+        )
     for name, times in Counter(source.name for source in sources).items():
         if times > 1:
             raise SourceClash(
@@ -170,40 +212,83 @@ def read_pool(
         raw=config.metric == "euclidean",
         embedding=embedding or _asks_embedding(config),
         features=features,
+        guard=guard,
         watch=watch,
         stop=stop or Stop(),
         frames=[],
         lost=Counter(),
+        passed_over=[],
+        gated=Counter(),
     )
     with one_blas_thread():
         for source in sources:
             reader.read(source)
         if not sources and features is not None:
             for stored in list(features.sources.values()):
+                if group_s is not None and stored.kind != "bag":
+                    raise UsageError(
+                        f"--group {group_s:g}: groups the topics of recorded ROS data; {stored.name} is none"
+                    )
                 reader.read_stored(stored)
     if not reader.frames:
-        raise SourceError(f"none of the {reader.lost.total()} frames could be used ({_reasons(reader.lost)}).")
+        left_out = reader.lost + reader.gated
+        raise SourceError(f"none of the {left_out.total()} frames could be used ({_reasons(left_out)}).")
     if _asks_embedding(config) and any(frame.embedding is None for frame in reader.frames):
         raise UsageError(
             f"--strategy {config.strategy}: needs CLS embeddings, and the stored features have none. "
             "Use another --features."
         )
-    return Pool(frames=tuple(reader.frames), lost=dict(reader.lost), recipe=reader.recipe)
+    return Pool(
+        frames=tuple(reader.frames),
+        units=tuple(units_of(reader.frames, reader.passed_over, group_s)),
+        lost=dict(reader.lost),
+        gated=dict(reader.gated),
+        recipe=reader.recipe,
+    )
+
+
+def units_of(
+    frames: Sequence[PoolFrame], passed_over: Sequence[tuple[str, int, str]], group_s: float | None
+) -> Iterator[range]:
+    """The units of a pool as runs of its frames, cut as `units` cuts the sources' frames, lost and gated ones among them.
+
+    passed_over  (source, frame_index, id) of the latter
+    """
+    if group_s is None:
+        yield from (range(i, i + 1) for i in range(len(frames)))
+        return
+    seen = [(frame.source, frame.frame_index, frame.id, True) for frame in frames]
+    seen += [(*place, False) for place in passed_over]
+    rank = {source: n for n, source in enumerate(dict.fromkeys(source for source, *_ in seen))}
+    seen.sort(key=lambda item: (rank[item[0]], item[1]))
+    begin = end = 0
+    for source, items in groupby(seen, key=itemgetter(0)):
+        instants = Instants(group_s)
+        for _, _, id_, judged in items:
+            if instants.begins(*recorded_at(id_, source)) and end > begin:
+                yield range(begin, end)
+                begin = end
+            end += judged
+    if end > begin:
+        yield range(begin, end)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _PoolReader:
-    """Gathers `frames` and `lost`, source by source."""
+    """Gathers `frames`, `lost` and `gated`, source by source; `passed_over`: (source, frame_index, id) of the latter two."""
 
     encoder: Encodes
     recipe: ClusterConfig
     raw: bool
     embedding: bool
     features: Features | None
+    guard: GuardKind | None
     watch: Observer
     stop: Stop
     frames: list[PoolFrame]
     lost: Counter[str]
+    gated: Counter[str]
+    passed_over: list[tuple[str, int, str]]
 
     def read(self, source: Source) -> None:
         """All frames of a source: those that are stored first, which are its first, and then the rest of it."""
@@ -215,27 +300,32 @@ class _PoolReader:
             self._take_stored(stored)
             if stored.finished:
                 return
+        guard = None if self.guard is None else Guard(self.guard)
         try:
             for item in self.stop.between(source.frames(after=-1 if stored is None else stored.cursor)):
-                self._read(item)
+                self._read(item, guard)
         except Interrupted as error:  # while the source looked for its next frame
             raise self._interrupted() from error
         if self.features is not None:
             self.features.finish(source.name)
 
-    def _read(self, item: Frame | LostFrame) -> None:
+    def _read(self, item: Frame | LostFrame, guard: Guard | None) -> None:
         try:
             frame = usable(item)
+            if guard is not None:
+                guard.before(frame)
             encoded = self.encoder(frame.image)
+        except FrameGated as gate:
+            self._gate(item.source, item.frame_index, item.id, gate)
         except FrameError as error:
             if self.features is not None:
                 self.features.lose(item, error)
-            self._lose(item.id, error.reason, str(error))
+            self._lose(item.source, item.frame_index, item.id, error.reason, str(error))
         else:
             record = record_of(frame)
             if self.features is not None:
                 self.features.append(record, encoded)
-            self._judge(record, encoded)
+            self._judge(record, encoded, None if guard is None else partial(guard.counts, frame))
         self._step()
 
     def read_stored(self, stored: StoredSource) -> None:
@@ -249,14 +339,14 @@ class _PoolReader:
 
     def _take_stored(self, stored: StoredSource) -> None:
         assert self.features is not None  # noqa: S101  only the two methods above call this
-        for id_, reason in list(stored.lost):
-            self._lose(id_, reason, f"{reason} (when its features were stored)")
+        for index, id_, reason in list(stored.lost):
+            self._lose(stored.name, index, id_, reason, f"{reason} (when its features were stored)")
             self._step()
         for record, encoded in self.features.frames(stored.name):
             self._judge(record, encoded)
             self._step()
 
-    def _judge(self, record: FrameRecord, encoded: Encoded) -> None:
+    def _judge(self, record: FrameRecord, encoded: Encoded, counts: Callable[[Rows], BoolArray] | None = None) -> None:
         try:
             frame = pool_frame(
                 record,
@@ -266,13 +356,22 @@ class _PoolReader:
                 raw=self.raw,
                 embedding=self.embedding,
             )
+            if counts is not None:
+                frame = only_clusters(frame, counts(frame.clusters.rows))
+        except FrameGated as gate:
+            self._gate(record.source, record.frame_index, record.id, gate)
         except FrameError as error:
-            self._lose(record.id, error.reason, str(error))
+            self._lose(record.source, record.frame_index, record.id, error.reason, str(error))
         else:
             self.frames.append(frame)
 
-    def _lose(self, id_: str, reason: str, detail: str) -> None:
+    def _gate(self, source: str, frame_index: int, id_: str, gate: FrameGated) -> None:
+        self.gated[gate.reason] += 1
+        self.passed_over.append((source, frame_index, id_))
+
+    def _lose(self, source: str, frame_index: int, id_: str, reason: str, detail: str) -> None:
         self.lost[reason] += 1
+        self.passed_over.append((source, frame_index, id_))
         self.watch.warn(f"{id_}: lost, {detail}")
 
     def _step(self) -> None:
@@ -300,7 +399,7 @@ def choose(
     watch: Observer,
     stop: Stop | None = None,
 ) -> list[Pick]:
-    """Order at most `budget` frames of a pool by a strategy, the method's or a baseline's.
+    """Order at most `budget` units of a pool by a strategy, the method's or a baseline's.
 
     The picks of a baseline tell the distances of its order in the method's own terms: cluster to nearest cluster before.
     Once `stop` is asked, the picks so far are the result. Raises UsageError where `first` cannot be begun with, or nothing is
@@ -308,15 +407,16 @@ def choose(
     """
     stop = stop or Stop()
     known = known or Known()
-    units = known.open_units(pool.frames)
+    units = _open_units(pool, known)
     if not units:
         raise UsageError(f"all {len(pool.frames)} frames of the pool are known already: nothing is left to pick.")
     rows = np.concatenate([frame.rows for frame in pool.frames])
-    offsets = offsets_of([frame.rows for frame in pool.frames])
+    first_frames = np.array([unit.start for unit in pool.units] + [len(pool.frames)])
+    offsets = offsets_of([frame.rows for frame in pool.frames])[first_frames]
     covered = known.rows()
     begin: int | None = None
     if first is not None:
-        begin = _unit_of(first, pool, units, config)
+        begin = _unit_of(first, pool, set(known.open_frames(pool.frames)), config)
     elif covered is None:
         begin = units[draw_first(len(units), seed)]
     watch.begin("selecting", min(budget, len(units)))
@@ -334,12 +434,21 @@ def choose(
         order = baselines.core_set(
             np.stack([frame.embedding for frame in pool.frames if frame.embedding is not None]),
             budget,
+            offsets=first_frames,
             first=begin,
             units=units,
             known=known.embeddings(),
             metric="cosine" if config.strategy == "coreset-cosine" else "euclidean",
             on_pick=on_pick,
             stop=stop,
+        )
+    elif config.strategy == "facility-location":
+        order = baselines.facility_location(
+            rows, offsets, budget, units=units, known=covered, seed=seed, on_pick=on_pick, stop=stop
+        )
+    elif config.strategy == "density":
+        order = baselines.density_aware(
+            rows, offsets, budget, first=begin, units=units, known=covered, seed=seed, on_pick=on_pick, stop=stop
         )
     elif config.sampling == "probability":
         return kcenter.sample_by_distance(
@@ -385,11 +494,17 @@ def _asks_embedding(config: SelectionConfig) -> bool:
     return config.strategy in ("coreset-cosine", "coreset-euclidean")
 
 
-def _unit_of(id_: str, pool: Pool, units: list[int], config: SelectionConfig) -> int:
+def _open_units(pool: Pool, known: Known) -> list[int]:
+    """Units with a frame that is not known: what may be picked."""
+    open_frames = set(known.open_frames(pool.frames))
+    return [number for number, unit in enumerate(pool.units) if open_frames.intersection(unit)]
+
+
+def _unit_of(id_: str, pool: Pool, open_frames: set[int], config: SelectionConfig) -> int:
     """The unit of the frame that the user wants to begin with."""
-    if config.strategy in ("random", "uniform", "every-nth"):
+    if config.strategy in ("random", "uniform", "every-nth", "facility-location"):
         raise UsageError(f"--first {id_}: --strategy {config.strategy} does not begin with a frame of one's choice.")
-    by_id = {pool.frames[unit].id: unit for unit in units}
+    by_id = {pool.frames[i].id: number for number, unit in enumerate(pool.units) for i in unit if i in open_frames}
     if id_ in by_id:
         return by_id[id_]
     if any(frame.id == id_ for frame in pool.frames):
@@ -414,6 +529,12 @@ def picks_json(
 ) -> dict[str, Any]:
     """The machine form of a selection (docs/formats.md)."""
     manifest, config = bundle.manifest, selection.config
+    open_frames = set(selection.known.open_frames(selection.frames))
+    picks = [
+        line
+        for order, pick in enumerate(selection.picks, start=1)
+        for line in _pick_json(order, selection, pick, manifest.grid, open_frames)
+    ]
     return {
         "schema": PICKS_SCHEMA,
         "producer": f"geal-edge {geal_edge.__version__}",
@@ -427,24 +548,32 @@ def picks_json(
         "seed": seed,
         "first": selection.first,
         "budget": budget,
+        **(
+            {}
+            if selection.group_s is None
+            else {
+                "group_s": selection.group_s,
+                "units": {"judged": len(selection.units), "selected": len(selection.picks)},
+            }
+        ),
         "frames": {
-            "seen": len(selection.frames) + sum(selection.lost.values()),
+            "seen": len(selection.frames) + sum(selection.lost.values()) + sum(selection.gated.values()),
             "lost": sum(selection.lost.values()),
-            "known": len(selection.frames) - len(selection.known.open_units(selection.frames)),
-            "selected": len(selection.picks),
+            "gated": sum(selection.gated.values()),
+            "known": len(selection.frames) - len(open_frames),
+            "selected": len(picks),
         },
         "cut": selection.cut,
         "lost": selection.lost,
+        "guard": selection.guard,
+        "gated": selection.gated,
         "known": [
             {"path": known.path, "kind": known.kind, "frames": len(known.frames)} for known in selection.known.paths
         ],
         "sources": [
             {"name": source.name, "spec": source.spec, "kind": source.kind, "fps": source.fps} for source in sources
         ],
-        "picks": [
-            _pick_json(order, selection.frames[pick.unit], pick, manifest.grid)
-            for order, pick in enumerate(selection.picks, start=1)
-        ],
+        "picks": picks,
     }
 
 
@@ -467,25 +596,36 @@ def read_picks(path: Path) -> dict[str, Any]:
     return dict(data)
 
 
-def _pick_json(order: int, frame: PoolFrame, pick: Pick, grid: tuple[int, int]) -> dict[str, Any]:
-    return {
-        "order": order,
-        "unit": frame.id,
-        "id": frame.id,
-        "sha256": frame.digest,
-        "source": frame.source,
-        "frame_index": frame.frame_index,
-        "capture_time_ns": frame.capture_time_ns,
-        "distance": chord(pick.squared),
-        "witness": {
-            "patches": [] if pick.witness is None else frame.clusters.patches_of(pick.witness),
-            "grid": list(grid),
-        },
-        "clusters": {
-            "distances": [round(chord(squared), 4) for squared in pick.row_squared],
-            "patches": frame.clusters.patch_cluster.tolist(),
-        },
-    }
+def _pick_json(
+    order: int, selection: PoolSelection, pick: Pick, grid: tuple[int, int], open_frames: set[int]
+) -> Iterator[dict[str, Any]]:
+    """A line for each frame of the picked unit that is not known; what is known has no part in what was new either."""
+    unit = selection.units[pick.unit]
+    counts = [len(selection.frames[i].rows) for i in unit]
+    picked = [(i, begin) for i, begin in zip(unit, begins_of(counts), strict=True) if i in open_frames]
+    for i, begin in picked:
+        frame = selection.frames[i]
+        own = range(begin, begin + len(frame.rows))
+        yield {
+            "order": order,
+            "unit": selection.frames[picked[0][0]].id,
+            "id": frame.id,
+            "sha256": frame.digest,
+            "source": frame.source,
+            "frame_index": frame.frame_index,
+            "capture_time_ns": frame.capture_time_ns,
+            "distance": chord(pick.squared),
+            "witness": {
+                "patches": frame.clusters.patches_of(pick.witness - begin)
+                if pick.witness is not None and pick.witness in own
+                else [],
+                "grid": list(grid),
+            },
+            "clusters": {
+                "distances": [round(chord(squared), 4) for squared in pick.row_squared[own.start : own.stop]],
+                "patches": frame.clusters.patch_cluster.tolist(),
+            },
+        }
 
 
 def _reasons(lost: Counter[str]) -> str:

@@ -1,7 +1,7 @@
 """What selection remembers of a frame: its clusters, in the form that will be measured, and never its image."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ from geal_edge.runtime.downsampling import downsample
 from geal_edge.runtime.encoder import Encoded
 from geal_edge.runtime.features import FrameRecord
 from geal_edge.runtime.kcenter import RawRows
+from geal_edge.runtime.persistence import BoolArray, only
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +65,12 @@ def pool_frame(
         # A copy: stored features come as views of a file, which would stay mapped with every frame.
         embedding=np.array(encoded.cls_embedding) if embedding and encoded.cls_embedding is not None else None,
     )
+
+
+def only_clusters(frame: PoolFrame, counts: BoolArray) -> PoolFrame:
+    """The frame with those of its clusters (C,) that count, at least one."""
+    raw = None if frame.raw is None else frame.raw[counts]
+    return replace(frame, clusters=only(frame.clusters, counts), raw=raw)
 
 
 def _grouped(

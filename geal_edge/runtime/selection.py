@@ -11,6 +11,7 @@ from geal_edge.errors import GealEdgeError, Interrupted, MissingDependency, Usag
 from geal_edge.runtime.frame import Frame, LostFrame
 from geal_edge.runtime.pool import read_picks
 from geal_edge.runtime.sources import Source, open_source
+from geal_edge.runtime.sources.bags import BagSource
 from geal_edge.runtime.spoolview import open_view
 
 
@@ -18,16 +19,20 @@ from geal_edge.runtime.spoolview import open_view
 class SelectedFrame:
     """One selected frame.
 
-    order     place in the selected order, from 1
+    number    its place among all selected frames, from 1: its order, where every unit is one frame
+    order     place of its unit in the selected order, from 1
+    place     in its unit, from 0
     distance  chord to the frames before it in that order; 0.0 for the first
     novelty   chord to what was retained when it was seen; None for the first frame seen, and in picks files
-    patches   row-major indices of the witness on the grid; empty for the first
+    patches   row-major indices of the witness on the grid; empty for the first, and where another frame of the unit has it
     grid      (rows, columns)
     file      its bytes in the spool; None in picks files
     sha256    of the spool's file, or of the source's own file; None for a video's frame in a picks file
     """
 
+    number: int
     order: int
+    place: int
     id: str
     source: str
     frame_index: int
@@ -52,7 +57,7 @@ class SelectedSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """name is that of the spool or picks file; frames stand in their order, numbered 1, 2, 3, ..."""
+    """name is that of the spool or picks file; frames stand in their order, their units numbered 1, 2, 3, ..."""
 
     name: str
     producer: str
@@ -106,7 +111,9 @@ def _of_spool(path: Path) -> Selection:
             ),
             frames=tuple(
                 SelectedFrame(
+                    number=number,
                     order=frame.order or 0,
+                    place=frame.place,
                     id=frame.id,
                     source=frame.source,
                     frame_index=frame.frame_index,
@@ -118,7 +125,7 @@ def _of_spool(path: Path) -> Selection:
                     file=frame.file,
                     sha256=frame.sha256,
                 )
-                for frame in view.selected()
+                for number, frame in enumerate(view.selected(), start=1)
             ),
         )
 
@@ -148,15 +155,21 @@ def picked_source(source: Mapping[str, Any]) -> SelectedSource:
 
 def picked_frames(picks: Mapping[str, Any]) -> tuple[SelectedFrame, ...]:
     """A picks file's frames in their order. Raises KeyError, TypeError or ValueError where they are not whole."""
-    frames = tuple(_picked(pick) for pick in picks["picks"])
-    if [frame.order for frame in frames] != list(range(1, len(frames) + 1)):
-        raise ValueError("the picks are not numbered 1, 2, 3, ...")
+    frames: list[SelectedFrame] = []
+    orders, unit = [0], None
+    for number, pick in enumerate(picks["picks"], start=1):
+        joins = (pick["order"], pick["unit"]) == (orders[-1], unit)
+        unit = pick["unit"]
+        orders.append(orders[-1] + (not joins))
+        frames.append(_picked(pick, number, frames[-1].place + 1 if joins else 0))
     if len({(frame.source, frame.frame_index) for frame in frames}) < len(frames):
         raise ValueError("a frame is picked twice")
-    return frames
+    if [frame.order for frame in frames] != orders[1:]:
+        raise ValueError("the picks are not numbered 1, 2, 3, ...")
+    return tuple(frames)
 
 
-def _picked(pick: Mapping[str, Any]) -> SelectedFrame:
+def _picked(pick: Mapping[str, Any], number: int, place: int) -> SelectedFrame:
     rows, columns = (int(n) for n in pick["witness"]["grid"])
     patches = tuple(int(patch) for patch in pick["witness"]["patches"])
     if rows < 1 or columns < 1 or any(not 0 <= patch < rows * columns for patch in patches):
@@ -166,7 +179,9 @@ def _picked(pick: Mapping[str, Any]) -> SelectedFrame:
         raise ValueError(f"pick {pick['order']}: a distance of {distance}")
     time_ns = pick["capture_time_ns"]
     return SelectedFrame(
+        number=number,
         order=int(pick["order"]),
+        place=place,
         id=str(pick["id"]),
         source=str(pick["source"]),
         frame_index=int(pick["frame_index"]),
@@ -231,6 +246,11 @@ def read_again(
 def _frames_at(source: Source, indices: list[int], stop: Callable[[], bool]) -> Iterator[Frame | LostFrame]:
     """The frames at these ascending indices; those that are not there any more are left out."""
     left = set(indices)
+    if isinstance(source, BagSource):
+        for recorded in source.recorded(indices):
+            _stop_if(stop)
+            yield recorded.frame
+        return
     if source.kind == "images":  # each is a file of its own: nothing between two picks need be decoded
         for index in indices:
             _stop_if(stop)

@@ -4,27 +4,35 @@ On disk (mode 0700):
 
     SPOOL/
       spool.db            SQLite (WAL, synchronous=FULL): the only truth
-      frames/00000001.jpg the retained frames, named by their unit's number, which is never used twice
+      frames/00000001.jpg the retained frames, named by their unit's number, which is never used twice; the further frames of a
+                          unit are 00000001-1.jpg, 00000001-2.jpg, ...
+      memory/<space>      what was released and what is known, by feature space (memoryfile.py)
       lock                held by the one writer while it lives
 
-spool.db, schema 1:
+spool.db, schema 2:
 
-    meta      key -> value: schema, producer, bundle digest, feature space, preset, grid, untrained
-    rounds    round, open, budget, max_retained, release
-    units     unit (the number), round, state, levels, squared_novelty, radius, witness, nearest, evicted_by
+    meta      key -> value: schema, producer, bundle digest, feature space, preset, grid, untrained; group_s and guard where
+              given
+    rounds    round, open, budget, max_retained, release rule, length_s, elapsed_s, price (of `immediate`)
+    units     unit (the number), round, state, levels, squared_novelty, radius, witness, nearest, evicted_by; once released:
+              its place in the order of its round, and the distance and witness by which it came there
     frames    frame, unit, id, source, frame_index, capture_time_ns, stored_ns, file, bytes, sha256, clusters, patch map
     deaths    round, level, natural, unit (the first unit not in it): levels that ended; the ladder starts without them
-    counters  name -> n: seen, not_new, gated, evicted, lost:<reason>
+    counters  name -> n: seen, not_new, evicted, lost:<reason>, gated:<reason>
     sources   name, kind, fingerprint, fps, cursor (last frame_index counted), finished, first_seen
     timeline  bucket -> frames, retained, lost, novelty, radius;   events: name, wall time, version, detail (newest 10,000)
 
-How a retained frame becomes safe: its bytes go to a temporary name, fsync, rename, fsync of the folder; then one transaction
-stores its row, clusters, levels, the levels that died, the units that these evict, counters, the source's cursor and the
-time line. A frame that changes nothing writes nothing: counters, cursor and time line are flushed together, every few seconds
-and with the next transaction.
+How a retained unit becomes safe: the bytes of each of its frames go to a temporary name, fsync, rename, fsync of the folder;
+then one transaction stores its rows, clusters, levels, the levels that died, the units that these evict, counters, the
+source's cursor and the time line. A unit that changes nothing writes nothing: counters, cursor and time line are flushed
+together, every few seconds and with the next transaction. The cursor only ever stands behind a whole unit.
 
 Eviction: the row is marked (state `evicted`, its `file` still named: the tombstone) in the transaction of the decision that
 caused it; then the file is unlinked; then, with the next transaction, the tombstone is removed (`file` NULL).
+
+Release: one transaction makes units final, in the selected order, and evicts what no level holds any more. The end of a round
+releases all that is selected, evicts the rest and closes the round; then the memory is written with what the round released;
+then the next round is opened. Whoever finds no open round does what is left of this: remembering twice changes nothing.
 
 Recovery, when a writer opens: (1) tombstones are finished; (2) files that bear our naming and have no retained row, and
 temporary files of ours, are deleted with an event: their transaction never happened, and a recorded source will show the
@@ -38,7 +46,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
@@ -47,18 +55,20 @@ from typing import Any
 import numpy as np
 
 import geal_edge
+from geal_edge.config import GuardKind
 from geal_edge.errors import (
     FeatureSpaceMismatch,
-    FrameError,
     Interrupted,
     SourceClash,
     SpoolDamaged,
     SpoolMismatch,
 )
 from geal_edge.runtime import durable
-from geal_edge.runtime.frame import Frame, LostFrame
 from geal_edge.runtime.imagefile import Encoding, stored_form
-from geal_edge.runtime.ladder import Decision, Ladder
+from geal_edge.runtime.ladder import Death, Decision, Ladder, Release
+from geal_edge.runtime.memory import Entry, Memory, remember
+from geal_edge.runtime.memoryfile import read_memory, write_memory
+from geal_edge.runtime.release import Price, ReleaseRule
 from geal_edge.runtime.sources import Source
 from geal_edge.runtime.spooldb import (
     DATABASE,
@@ -70,15 +80,20 @@ from geal_edge.runtime.spooldb import (
     connection,
     database_errors,
     is_created,
+    memory_path,
+    read_base,
     read_ladder,
     read_timeline,
     require_schema,
     require_spool_or_empty,
     write_timeline,
 )
+from geal_edge.runtime.units import JudgedFrame, JudgedUnit
 
 FLUSH_S = 5.0
 MAX_EVENTS = 10_000
+ROUND_END, RELEASE = "round_end", "release"
+"""What evicted a unit, where it was no frame that came."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +104,11 @@ class SpoolSettings:
     feature_space  the id under which its clusters may be compared
     preset         its name
     grid           (rows, columns) of patches
-    budget         selected units at most, in all for a spool of recorded sources
+    budget         selected units at most, per round; in all for a spool of recorded sources
+    release        when selected units become final (release.py); recorded sources: at the end of their one round
+    length_s       how long a round lasts, in seconds of the clock that rounds run on; None: until it is ended
+    group_s        the tolerance that forms units, in seconds (units.py); None: every frame is a unit
+    guard          which frames are gated (guard.py); None: none
     """
 
     bundle: str
@@ -98,6 +117,23 @@ class SpoolSettings:
     grid: tuple[int, int]
     untrained: bool
     budget: int
+    release: ReleaseRule = "round_end"
+    length_s: float | None = None
+    group_s: float | None = None
+    guard: GuardKind | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundState:
+    """The open round, beside its units.
+
+    elapsed_s  of its length
+    price      of the release rule `immediate`, else None
+    """
+
+    number: int
+    elapsed_s: float
+    price: Price | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,6 +202,10 @@ class Spool:
             "grid": json.dumps(self.settings.grid),
             "untrained": json.dumps(self.settings.untrained),
         }
+        if self.settings.group_s is not None:
+            wanted["group_s"] = json.dumps(float(self.settings.group_s))
+        if self.settings.guard is not None:
+            wanted["guard"] = self.settings.guard
         if not is_created(self._db):
             self._require_no_frames()
             with self._transaction():
@@ -173,10 +213,7 @@ class Spool:
                     self._db.execute(statement)
                 rows = {**wanted, "producer": f"geal-edge {geal_edge.__version__}"}
                 self._db.executemany("INSERT INTO meta VALUES (?, ?)", rows.items())
-                self._db.execute(
-                    "INSERT INTO rounds VALUES (1, 1, ?, ?, 'round_end')",
-                    (self.settings.budget, Ladder(capacity=self.settings.budget).max_retained),
-                )
+                self._open_round(1)
             durable.sync_folder(self.path)
         found = dict(self._db.execute("SELECT key, value FROM meta"))
         require_schema(self.path, found.get("schema"))
@@ -190,14 +227,47 @@ class Spool:
                 f"{self.path}: was filled with bundle {found['bundle'][:19]}, this one is {wanted['bundle'][:19]}. "
                 "Use the same bundle, or another --spool."
             )
-        self.round, budget = self._db.execute(
-            "SELECT round, budget FROM rounds WHERE open ORDER BY round DESC LIMIT 1"
-        ).fetchone()
+        if found.get("group_s") != wanted.get("group_s"):
+            was, now = (_group_words(meta.get("group_s")) for meta in (found, wanted))
+            raise SpoolMismatch(
+                f"{self.path}: its units were formed with {was}, now it is {now}. Its budget counts such units: "
+                f"go on with {was}, or use another --spool."
+            )
+        if found.get("guard") != wanted.get("guard"):
+            was, now = (_guard_words(meta.get("guard")) for meta in (found, wanted))
+            raise SpoolMismatch(
+                f"{self.path}: its frames were judged with {was}, now it is {now}. Go on with {was}, or use another --spool."
+            )
+        if self._db.execute("SELECT 1 FROM rounds WHERE open").fetchone() is None:
+            self._begin_next_round()
+        budget, release, length_s = self._load_round()
         if budget != self.settings.budget:
             raise SpoolMismatch(
                 f"{self.path}: its budget is {budget}, not {self.settings.budget}. "
                 f"Its round is open: go on with --budget {budget}, or use another --spool."
             )
+        if (release, length_s) != (self.settings.release, self.settings.length_s):
+            raise SpoolMismatch(
+                f"{self.path}: its round is open and releases by {_rule_words(release, length_s)}, not by "
+                f"{_rule_words(self.settings.release, self.settings.length_s)}. Go on as it was, or use another --spool."
+            )
+
+    def _load_round(self) -> tuple[int, str, float | None]:
+        number, budget, release, length_s, elapsed_s, price = self._db.execute(
+            "SELECT round, budget, release, length_s, elapsed_s, price FROM rounds WHERE open"
+        ).fetchone()
+        self.round = RoundState(
+            number=number, elapsed_s=elapsed_s, price=None if price is None else Price(**json.loads(price))
+        )
+        return budget, release, length_s
+
+    def _open_round(self, number: int) -> None:
+        budget, release = self.settings.budget, self.settings.release
+        price = json.dumps(Price().as_dict()) if release == "immediate" else None
+        self._db.execute(
+            "INSERT INTO rounds VALUES (?, 1, ?, ?, ?, ?, 0.0, ?)",
+            (number, budget, Ladder(capacity=budget).max_retained, release, self.settings.length_s, price),
+        )
 
     def _require_no_frames(self) -> None:
         """No frame is ever written before the tables stand: frames without them are a spool that lost its database."""
@@ -220,6 +290,7 @@ class Spool:
         self._new_events: list[tuple[str, int, str, str]] = []
         self._tombstones: list[tuple[int, str]] = []
         self._flushed_at = self._monotonic()
+        self._gated: dict[tuple[str, str | None], str] = {}  # (source, topic) -> why its last frame was held back
 
     def _recover(self) -> None:
         self._tombstones = list(
@@ -246,7 +317,7 @@ class Spool:
 
     def ladder(self) -> Ladder:
         """The selector of the open round, exactly as it was after the last decision that is on disk."""
-        return read_ladder(self._db, self.round)
+        return read_ladder(self._db, self.round.number, read_base(self.path, self.settings.feature_space))
 
     @property
     def lost(self) -> int:
@@ -294,50 +365,75 @@ class Spool:
             self._sources[name] = SourceState(cursor=-1, finished=False)
         return self._sources[name]
 
-    def append(self, frame: Frame, decision: Decision) -> None:
-        """Make a decision durable, with the frame's bytes where it retains them. An empty decision writes nothing now.
+    def append(self, unit: JudgedUnit, decision: Decision) -> None:
+        """Make a decision durable, with the frames' bytes where it retains them. An empty decision writes nothing now.
 
         Raises StorageError: then the decision must not be learned; the next writer finds all of it done or nothing.
         """
-        data, ending = stored_form(frame, self._encoding) if decision.retain else (b"", "")
-        self._count_seen(frame.source, frame.frame_index)
-        self._count("not_new", 0 if decision.retain else 1)
-        self._count("evicted", len(decision.evicted))
-        self.timeline.add(novelty=decision.novelty, radius=decision.radius, retained=decision.retain)
+        stored: list[_Stored] = []
+        if decision.retain:
+            for place, judged in enumerate(unit.frames):
+                data, ending = stored_form(judged.frame, self._encoding)
+                stored.append(_Stored(judged, f"{decision.unit:08d}{f'-{place}' if place else ''}.{ending}", data))
+        self._count_seen(unit)
+        self._count("not_new", 0 if decision.retain else len(unit.frames))
+        for place in range(len(unit.frames)):
+            # The report finds a unit on the time line by counting those that were retained: one for all its frames.
+            retained = decision.retain and place == 0
+            self.timeline.add(novelty=decision.novelty, radius=decision.radius, retained=retained)
         if decision.empty:
             self._flush_when_due()
             return
-        file = f"{decision.unit:08d}.{ending}"
-        if decision.retain:
-            durable.write_file(self.path / FRAMES / file, data)
-        evicted: list[tuple[int, str]] = []
-        evicted_ids: list[str] = []
+        for frame in stored:
+            durable.write_file(self.path / FRAMES / frame.file, frame.data)
         with self._transaction():
             if decision.retain:
-                self._insert_unit(frame, decision, file, data)
-            self._db.executemany(
-                "INSERT INTO deaths VALUES (NULL, ?, ?, ?, ?)",
-                [(self.round, death.level, death.natural, decision.unit) for death in decision.deaths],
-            )
-            for unit in decision.evicted:
-                self._db.execute(
-                    "UPDATE units SET state = 'evicted', levels = NULL, evicted_by = ? WHERE unit = ?", (frame.id, unit)
-                )
-                for number, name, id_ in self._db.execute("SELECT frame, file, id FROM frames WHERE unit = ?", (unit,)):
-                    evicted.append((number, name))
-                    evicted_ids.append(id_)
-                self._db.execute("UPDATE frames SET clusters = NULL, patch_cluster = NULL WHERE unit = ?", (unit,))
-            self._note_consequences(frame, decision, evicted_ids)
+                self._insert_unit(decision, stored)
+            self._insert_deaths(decision.deaths, before=decision.unit)
+            evicted = self._evict(decision.evicted, by=unit.id)
+            pressed = [death.level for death in decision.deaths if not death.natural]
+            if pressed:
+                self.event("radius_raised", cause="max_retained", levels=pressed, by=unit.id)
+            if evicted:
+                self.event("units_evicted", units=[id_ for _, _, id_ in evicted], by=unit.id)
             self._write_running_state()
-        self._tombstones = evicted
-        self._unlink_tombstones()
+        self._unlink(evicted)
 
-    def lose(self, frame: Frame | LostFrame, error: FrameError) -> None:
-        """Count a frame that no decision saw, with its reason."""
-        self._count_seen(frame.source, frame.frame_index)
-        self._count(f"lost:{error.reason}")
-        self.timeline.add(lost=True)
-        self.event("frame_lost", id=frame.id, reason=error.reason, detail=error.detail)
+    def release(self, release: Release) -> None:
+        """Make units final. Raises StorageError: then the release must not be learned."""
+        with self._transaction():
+            evicted = self._release(release)
+            self._write_running_state()
+        self._unlink(evicted)
+
+    def end_round(self, release: Release, left: Sequence[int]) -> None:
+        """Release what is selected, evict what is `left` of the retained units, and open the next round."""
+        with self._transaction():
+            evicted = self._release(release)
+            rest = self._evict(left, by=ROUND_END)
+            if rest:
+                self.event("units_evicted", units=[id_ for _, _, id_ in rest], by=ROUND_END)
+            self._db.execute("UPDATE rounds SET open = 0 WHERE round = ?", (self.round.number,))
+            self._write_running_state()
+        self._unlink(evicted + rest)
+        self._begin_next_round()
+        self._load_round()
+
+    def note_round(self, *, elapsed_s: float, price: Price | None) -> None:
+        """How far the round is; stored with the next transaction."""
+        self.round = replace(self.round, elapsed_s=elapsed_s, price=price)
+
+    def remember(self, entries: Sequence[Entry]) -> None:
+        """Add what is known to the memory. It counts as covered for every ladder that is read from now on."""
+        space = self.settings.feature_space
+        path = memory_path(self.path, space)
+        memory = read_memory(path) if path.exists() else Memory(feature_space=space)
+        durable.make_folder(path.parent, mode=0o700)
+        write_memory(path, remember(memory, entries))
+
+    def pass_over(self, unit: JudgedUnit) -> None:
+        """Count a unit that no decision saw: all its frames are lost or gated, each for its reason."""
+        self._count_seen(unit)
         self._flush_when_due()
 
     def finish_source(self, name: str) -> None:
@@ -363,17 +459,34 @@ class Spool:
             self._counters[name] += n
             self._dirty_counters.add(name)
 
-    def _count_seen(self, source: str, frame_index: int) -> None:
-        self._count("seen")
-        self._sources[source] = SourceState(cursor=frame_index, finished=False)
+    def _count_seen(self, unit: JudgedUnit) -> None:
+        """Count all frames of a unit as seen, and the lost and gated ones as such. Nothing may flush before the rest is
+        counted. A stretch of frames of one camera that are gated for one reason is one event: a night must not push all
+        other events out."""
+        source, cursor = unit.cursor
+        self._count("seen", len(unit.frames) + len(unit.lost) + len(unit.gated))
+        self._sources[source] = SourceState(cursor=cursor, finished=False)
         self._dirty_sources.add(source)
+        for item, error in unit.lost:
+            self._count(f"lost:{error.reason}")
+            self.timeline.add(lost=True)
+            self.event("frame_lost", id=item.id, reason=error.reason, detail=error.detail)
+            self._gated.pop((item.source, item.topic), None)
+        for item, gate in unit.gated:
+            self._count(f"gated:{gate.reason}")
+            self.timeline.add(lost=True)
+            if self._gated.get((item.source, item.topic)) != gate.reason:
+                self.event("frames_gated", id=item.id, reason=gate.reason)
+            self._gated[item.source, item.topic] = gate.reason
+        for judged in unit.frames:
+            self._gated.pop((judged.frame.source, judged.frame.topic), None)
 
-    def _insert_unit(self, frame: Frame, decision: Decision, file: str, data: bytes) -> None:
+    def _insert_unit(self, decision: Decision, stored: Sequence["_Stored"]) -> None:
         self._db.execute(
-            "INSERT INTO units VALUES (?, ?, 'retained', ?, ?, ?, ?, ?, NULL)",
+            "INSERT INTO units VALUES (?, ?, 'retained', ?, ?, ?, ?, ?, NULL, NULL, NULL, NULL)",
             (
                 decision.unit,
-                self.round,
+                self.round.number,
                 np.array(decision.levels, "<u2").tobytes(),
                 decision.squared_novelty,
                 decision.radius,
@@ -381,32 +494,87 @@ class Spool:
                 decision.nearest,
             ),
         )
-        rows = decision.clusters.rows
-        self._db.execute(
+        self._db.executemany(
             "INSERT INTO frames VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                decision.unit,
-                frame.id,
-                frame.source,
-                frame.frame_index,
-                frame.capture_time_ns,
-                self._wall_ns(),
-                file,
-                len(data),
-                sha256(data).hexdigest(),
-                rows.astype("<f2").tobytes(),
-                len(rows),
-                decision.clusters.patch_cluster.astype("<i2").tobytes(),
-            ),
+            [
+                (
+                    decision.unit,
+                    frame.id,
+                    frame.source,
+                    frame.frame_index,
+                    frame.capture_time_ns,
+                    self._wall_ns(),
+                    file,
+                    len(data),
+                    sha256(data).hexdigest(),
+                    clusters.rows.astype("<f2").tobytes(),
+                    len(clusters.rows),
+                    clusters.patch_cluster.astype("<i2").tobytes(),
+                )
+                for frame, clusters, file, data in ((s.judged.frame, s.judged.clusters, s.file, s.data) for s in stored)
+            ],
         )
 
-    def _note_consequences(self, frame: Frame, decision: Decision, evicted: list[str]) -> None:
-        """Deleting unsent data, and giving up a radius under pressure, are decisions: each is an event."""
-        pressed = [death.level for death in decision.deaths if not death.natural]
-        if pressed:
-            self.event("radius_raised", cause="max_retained", levels=pressed, by=frame.id)
+    def _insert_deaths(self, deaths: Sequence[Death], *, before: int) -> None:
+        self._db.executemany(
+            "INSERT INTO deaths VALUES (NULL, ?, ?, ?, ?)",
+            [(self.round.number, death.level, death.natural, before) for death in deaths],
+        )
+
+    def _evict(self, units: Sequence[int], *, by: str) -> list[tuple[int, str, str]]:
+        """Mark units as evicted; gives (frame, file, id) of their frames."""
+        gone: list[tuple[int, str, str]] = []
+        for unit in units:
+            self._db.execute(
+                "UPDATE units SET state = 'evicted', levels = NULL, evicted_by = ? WHERE unit = ?", (by, unit)
+            )
+            gone += self._db.execute("SELECT frame, file, id FROM frames WHERE unit = ?", (unit,)).fetchall()
+            self._db.execute("UPDATE frames SET clusters = NULL, patch_cluster = NULL WHERE unit = ?", (unit,))
+        self._count("evicted", len(gone))
+        return gone
+
+    def _release(self, release: Release) -> list[tuple[int, str, str]]:
+        (before,) = self._db.execute(
+            "SELECT count(*) FROM units WHERE state = 'released' AND round = ?", (self.round.number,)
+        ).fetchone()
+        for place, pick in enumerate(release.picks, start=before + 1):
+            self._db.execute(
+                "UPDATE units SET state = 'released', release_order = ?, released_squared = ?, released_witness = ? "
+                "WHERE unit = ?",
+                (place, pick.squared_distance, pick.witness, pick.unit),
+            )
+        (last,) = self._db.execute("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'units'").fetchone()
+        self._insert_deaths(release.deaths, before=last + 1)
+        if release.picks:
+            self.event("released", round=self.round.number, units=list(release.units))
+        evicted = self._evict(release.evicted, by=RELEASE)
         if evicted:
-            self.event("units_evicted", units=evicted, by=frame.id)
+            self.event("units_evicted", units=[id_ for _, _, id_ in evicted], by=RELEASE)
+        return evicted
+
+    def _begin_next_round(self) -> None:
+        """Remember what the last round released, and open the next. Found half done, it is done again to the end."""
+        (last,) = self._db.execute("SELECT max(round) FROM rounds").fetchone()
+        self.remember(self._released_entries(last))
+        with self._transaction():
+            self._open_round(last + 1)
+
+    def _released_entries(self, round_number: int) -> list[Entry]:
+        rows = self._db.execute(
+            "SELECT id, sha256, clusters, cluster_count FROM units JOIN frames USING (unit) "
+            "WHERE state = 'released' AND round = ? ORDER BY release_order, frame",
+            (round_number,),
+        )
+        return [
+            Entry(
+                id=id_,
+                kind="released",
+                rows=np.frombuffer(clusters, "<f2").reshape(count, -1).astype(np.float16),
+                origin=f"{self.path.name}, round {round_number}",
+                sha256=digest,
+            )
+            for id_, digest, clusters, count in rows
+        ]
 
     def _flush_when_due(self) -> None:
         if self._monotonic() - self._flushed_at >= FLUSH_S:
@@ -424,6 +592,14 @@ class Spool:
                 "UPDATE sources SET cursor = ?, finished = ? WHERE name = ?", (state.cursor, state.finished, name)
             )
         self._dirty_sources.clear()
+        self._db.execute(
+            "UPDATE rounds SET elapsed_s = ?, price = ? WHERE round = ?",
+            (
+                self.round.elapsed_s,
+                None if self.round.price is None else json.dumps(self.round.price.as_dict()),
+                self.round.number,
+            ),
+        )
         write_timeline(self._db, self.timeline)
         if self._tombstones:
             self._db.executemany("UPDATE frames SET file = NULL WHERE frame = ?", [(f,) for f, _ in self._tombstones])
@@ -433,6 +609,10 @@ class Spool:
             self._db.execute("DELETE FROM events WHERE event <= (SELECT max(event) FROM events) - ?", (MAX_EVENTS,))
             self._new_events = []
         self._flushed_at = self._monotonic()
+
+    def _unlink(self, evicted: Sequence[tuple[int, str, str]]) -> None:
+        self._tombstones = [(number, name) for number, name, _ in evicted]
+        self._unlink_tombstones()
 
     def _unlink_tombstones(self) -> None:
         for _, file in self._tombstones:
@@ -450,6 +630,27 @@ class Spool:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """A frame of a retained unit as it goes to disk."""
+
+    judged: JudgedFrame
+    file: str
+    data: bytes
+
+
+def _rule_words(release: str, length_s: float | None) -> str:
+    return release if length_s is None else f"{release} over {length_s:g} s"
+
+
+def _group_words(group_s: str | None) -> str:
+    return "no --group" if group_s is None else f"--group {float(group_s):g}"
+
+
+def _guard_words(guard: str | None) -> str:
+    return "no --guard" if guard is None else f"--guard {guard}"
 
 
 def _fps_words(fps: float | None) -> str:

@@ -2,32 +2,38 @@
 
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
 
 import geal_edge
 from geal_edge.errors import SpoolDamaged, SpoolError, StorageError
+from geal_edge.runtime.clusters import Rows
 from geal_edge.runtime.ladder import Death, Ladder, RetainedUnit
+from geal_edge.runtime.memoryfile import read_memory
 from geal_edge.runtime.timeline import Bucket, Timeline
 
-SCHEMA = "geal-edge/spool/1"
+SCHEMA = "geal-edge/spool/2"
 DATABASE = "spool.db"
 FRAMES = "frames"
 LOCK = "lock"
-OWN_FILE = re.compile(r"\d{8,}\.(jpg|jpeg|png|webp)(\.tmp)?")
+MEMORY = "memory"
+OWN_FILE = re.compile(r"\d{8,}(-\d+)?\.(jpg|jpeg|png|webp)(\.tmp)?")
 
 
 TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE rounds (
   round INTEGER PRIMARY KEY, open INTEGER NOT NULL, budget INTEGER NOT NULL, max_retained INTEGER NOT NULL,
-  release TEXT NOT NULL);
+  release TEXT NOT NULL, length_s REAL, elapsed_s REAL NOT NULL, price TEXT);
 CREATE TABLE units (
   unit INTEGER PRIMARY KEY AUTOINCREMENT, round INTEGER NOT NULL REFERENCES rounds, state TEXT NOT NULL, levels BLOB,
-  squared_novelty REAL, radius REAL, witness INTEGER, nearest INTEGER, evicted_by TEXT);
+  squared_novelty REAL, radius REAL, witness INTEGER, nearest INTEGER, evicted_by TEXT,
+  release_order INTEGER, released_squared REAL, released_witness INTEGER);
 CREATE TABLE frames (
   frame INTEGER PRIMARY KEY AUTOINCREMENT, unit INTEGER NOT NULL REFERENCES units, id TEXT NOT NULL, source TEXT NOT NULL,
   frame_index INTEGER NOT NULL, capture_time_ns INTEGER, stored_ns INTEGER NOT NULL, file TEXT, bytes INTEGER NOT NULL,
@@ -55,7 +61,7 @@ def require_spool_or_empty(path: Path) -> None:
     if path.exists() and not path.is_dir():
         raise SpoolError(f"{path}: is a file. A spool is a folder: choose another --spool.")
     if path.is_dir() and not (path / DATABASE).exists():
-        strange = sorted(entry.name for entry in path.iterdir() if entry.name not in (LOCK, FRAMES))
+        strange = sorted(entry.name for entry in path.iterdir() if entry.name not in (LOCK, FRAMES, MEMORY))
         if strange:
             raise SpoolError(
                 f"{path}: is not a spool (no {DATABASE}) and not empty (it has {strange[0]!r}). "
@@ -106,7 +112,19 @@ def is_created(db: sqlite3.Connection) -> bool:
     return db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone() is not None
 
 
-def read_ladder(db: sqlite3.Connection, round_number: int) -> Ladder:
+def memory_path(spool: Path, feature_space: str) -> Path:
+    """Where a spool remembers what it has released and what is known: one file for each feature space that it has had, so that
+    a vehicle that goes back to an older bundle finds its memory again."""
+    return spool / MEMORY / feature_space
+
+
+def read_base(spool: Path, feature_space: str) -> list[Rows]:
+    """The rows of each remembered frame or region: what is covered before a round begins."""
+    path = memory_path(spool, feature_space)
+    return [entry.rows for entry in read_memory(path).entries] if path.exists() else []
+
+
+def read_ladder(db: sqlite3.Connection, round_number: int, base: Sequence[Rows] = ()) -> Ladder:
     """The selector of a round, exactly as it was after the last decision that is on disk."""
     budget, max_retained = db.execute(
         "SELECT budget, max_retained FROM rounds WHERE round = ?", (round_number,)
@@ -116,22 +134,25 @@ def read_ladder(db: sqlite3.Connection, round_number: int) -> Ladder:
     return Ladder(
         capacity=budget,
         next_unit=last + 1,
-        retained=list(_read_retained(db, round_number)),
+        retained=list(read_units(db, round_number, "retained")),
+        released=list(read_units(db, round_number, "released")),
+        base=base,
         deaths=[Death(level=level, natural=bool(natural)) for level, natural in deaths],
         max_retained=max_retained,
     )
 
 
-def _read_retained(db: sqlite3.Connection, round_number: int) -> Iterator[RetainedUnit]:
-    """The retained units of a round, ascending."""
-    for unit, levels, clusters, count in db.execute(
+def read_units(db: sqlite3.Connection, round_number: int, state: str) -> Iterator[RetainedUnit]:
+    """The units of a round in a state: released ones in their order, others ascending."""
+    frames = db.execute(
         "SELECT unit, levels, clusters, cluster_count FROM units JOIN frames USING (unit) "
-        "WHERE state = 'retained' AND round = ? ORDER BY unit, frame",
-        (round_number,),
-    ):
-        rows = np.frombuffer(clusters, "<f2").reshape(count, -1).astype(np.float16)
+        "WHERE state = ? AND round = ? ORDER BY release_order, unit, frame",
+        (state, round_number),
+    )
+    for (unit, levels), of_unit in groupby(frames, key=itemgetter(0, 1)):
+        rows = [np.frombuffer(clusters, "<f2").reshape(count, -1) for _, _, clusters, count in of_unit]
         held = tuple(int(level) for level in np.frombuffer(levels, "<u2"))
-        yield RetainedUnit(unit=unit, rows=rows, levels=held)
+        yield RetainedUnit(unit=unit, rows=np.concatenate(rows).astype(np.float16), levels=held)
 
 
 def read_timeline(db: sqlite3.Connection) -> Timeline:

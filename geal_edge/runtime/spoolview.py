@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -15,15 +17,18 @@ import numpy as np
 import numpy.typing as npt
 
 from geal_edge.errors import SpoolDamaged, SpoolError
+from geal_edge.runtime.clusters import Rows
 from geal_edge.runtime.distance import chord
 from geal_edge.runtime.ladder import Certificate, Ladder, SelectedUnit
 from geal_edge.runtime.observer import Observer, Silent
+from geal_edge.runtime.release import Price
 from geal_edge.runtime.spooldb import (
     DATABASE,
     FRAMES,
     OWN_FILE,
     database_errors,
     is_created,
+    read_base,
     read_ladder,
     read_timeline,
     require_schema,
@@ -37,22 +42,33 @@ CHECK_SCHEMA = "geal-edge/check/1"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredFrame:
-    """One retained frame as it stands in the spool.
+    """One retained or released frame as it stands in the spool. Frames of one unit share all but what is named in the frame.
 
-    order          place in the selected order from 1; None = retained, but not selected for now
+    state          "retained", or "released": final, and its place in the order with it
+    round          the round that retained it
+    place          in its unit, from 0
+    clusters       places of its clusters among those of its unit
+    order          place of its unit in the order of sending from 1: the released units, then the selected ones of the open round;
+                   None = retained, but not selected for now
     distance       chord from its witness to the frames before it in that order; 0.0 for the first; None if not selected
-    witness        the cluster that decides the distance (or, if not selected, that decided the novelty); None for the first
+    witness        the cluster that decides the distance (or, if not selected, that decided the novelty), counted in this
+                   frame; None for the first, and where it is in another frame of the unit
     novelty        chord to everything its level held when it was seen; None for the first frame of a round
     radius         radius in force then; None once only the top level was alive
     patch_cluster  int16 (P,): cluster of each patch in row-major order, -1 = distilled away
-    cluster_distances  chord of each of its clusters to the frames before it in the order; empty for the first and for
-                   frames that are not selected
+    cluster_distances  chord of each of its clusters to the frames before it in the order; empty unless asked for, and for the
+                   first, for released frames and for those that are not selected
     cover_radius   every cluster seen is within this chord of the frames up to this one in the order: for the whole order
                    the certified radius, for a shorter prefix what it leaves uncovered of the retained frames plus the
-                   certified radius, at most 2; None where no radius is certified or the frame is not selected
+                   certified radius, at most 2; None where no radius is certified, for released frames and for those that are
+                   not selected
     """
 
+    state: str
+    round: int
     unit: int
+    place: int
+    clusters: range
     order: int | None
     distance: float | None
     witness: int | None
@@ -71,7 +87,8 @@ class StoredFrame:
 
     @property
     def witness_patches(self) -> list[int]:
-        """Row-major indices of the patches that made this frame new; empty for the first frame."""
+        """Row-major indices of the patches that made this frame new; empty for the first frame, and where another frame of
+        its unit has them."""
         return [] if self.witness is None else [int(p) for p in np.flatnonzero(self.patch_cluster == self.witness)]
 
 
@@ -118,10 +135,11 @@ class SpoolView:
         self._db = db
         self.meta: dict[str, str] = dict(db.execute("SELECT key, value FROM meta"))
         require_schema(path, self.meta.get("schema"))
-        self.round, open_, self.budget = db.execute(
-            "SELECT round, open, budget FROM rounds ORDER BY round DESC LIMIT 1"
+        self.round, open_, self.budget, self.release, self.length_s, self.elapsed_s, price = db.execute(
+            "SELECT round, open, budget, release, length_s, elapsed_s, price FROM rounds ORDER BY round DESC LIMIT 1"
         ).fetchone()
         self.open = bool(open_)
+        self._price = None if price is None else Price(**json.loads(price))
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -132,6 +150,11 @@ class SpoolView:
     @property
     def untrained(self) -> bool:
         return bool(json.loads(self.meta["untrained"]))
+
+    @property
+    def group_s(self) -> float | None:
+        """The tolerance that formed its units, in seconds; None: every frame is a unit."""
+        return float(json.loads(self.meta["group_s"])) if "group_s" in self.meta else None
 
     @property
     def timeline(self) -> Timeline:
@@ -156,34 +179,64 @@ class SpoolView:
 
     def ladder(self) -> Ladder:
         """The selector, restored for asking only."""
-        return read_ladder(self._db, self.round)
+        return read_ladder(self._db, self.round, read_base(self.path, self.meta["feature_space"]))
 
     def certificate(self) -> Certificate:
-        return self.ladder().certificate()
+        """Of all that the open round has seen."""
+        return self._price.certificate() if self._price else self.ladder().certificate()
 
-    def retained(self, *, watch: Observer | None = None) -> list[StoredFrame]:
-        """All retained frames: the selected ones in their order, then the rest by unit.
+    def clusters(self) -> dict[int, Rows]:
+        """unit -> rows, of all retained and released units that still have them."""
+        frames = self._db.execute(
+            "SELECT unit, clusters, cluster_count FROM units JOIN frames USING (unit) "
+            "WHERE state IN ('retained', 'released') AND clusters IS NOT NULL ORDER BY unit, frame"
+        )
+        return {
+            unit: np.concatenate([np.frombuffer(rows, "<f2").reshape(count, -1) for _, rows, count in of_unit])
+            for unit, of_unit in groupby(frames, key=itemgetter(0))
+        }
 
-        The order is worked out now: of thousands of frames that takes a while, which `watch` can follow.
+    def retained(self, *, cluster_distances: bool = False, watch: Observer | None = None) -> list[StoredFrame]:
+        """All frames that are here to be sent or may be: the released ones and then the selected ones, in their order, then the
+        rest by unit.
+
+        The order is worked out now: of thousands of frames that takes a while, which `watch` can follow, and several times as
+        long with the `cluster_distances` of a heat map.
         """
         ladder = self.ladder()
         watch = watch or Silent()
-        watch.begin("ordering the selected frames", min(len(ladder.retained), ladder.capacity))
-        certified, picks = ladder.radius, ladder.selected(on_pick=lambda _: watch.advance())
-        selected = {s.unit: (order, s) for order, s in enumerate(picks, start=1)}
-        frames = []
+        watch.begin("ordering the selected frames", min(len(ladder.retained), ladder.room))
+        certified = ladder.radius
+        picks = ladder.selected(row_distances=cluster_distances, on_pick=lambda _: watch.advance())
+        final = [unit for (unit,) in self._db.execute(_RELEASED_UNITS)]
+        places = {unit: place for place, unit in enumerate(final + [pick.unit for pick in picks], start=1)}
+        selected = {pick.unit: pick for pick in picks}
+        frames: list[StoredFrame] = []
         for row in self._db.execute(
-            "SELECT unit, id, source, frame_index, capture_time_ns, squared_novelty, radius, witness, file, bytes, "
-            "sha256, patch_cluster FROM units JOIN frames USING (unit) WHERE state = 'retained' ORDER BY unit, frame"
+            "SELECT state, round, unit, id, source, frame_index, capture_time_ns, squared_novelty, radius, witness, file, bytes, "
+            "sha256, patch_cluster, cluster_count, released_squared, released_witness FROM units JOIN frames USING (unit) "
+            "WHERE state IN ('retained', 'released') ORDER BY unit, frame"
         ):
-            unit, id_, source, index, time_ns, novelty, radius, witness, file, size, digest, patches = row
-            order, pick = selected.get(unit, (None, None))
+            state, round_, unit, id_, source, index, time_ns, novelty, radius, witness, *rest = row
+            file, size, digest, patches, count, squared, decisive = rest
+            pick = selected.get(unit)
+            if pick is not None:
+                squared, decisive = pick.squared_distance, pick.witness
+            elif state == "retained":
+                decisive = witness
+            before = frames[-1] if frames and frames[-1].unit == unit else None
+            begin = before.clusters.stop if before else 0
+            clusters = range(begin, begin + count)
             frames.append(
                 StoredFrame(
+                    state=state,
+                    round=round_,
                     unit=unit,
-                    order=order,
-                    distance=chord(pick.squared_distance) if pick else None,
-                    witness=pick.witness if pick else witness,
+                    place=before.place + 1 if before else 0,
+                    clusters=clusters,
+                    order=places.get(unit),
+                    distance=None if squared is None else chord(squared),
+                    witness=decisive - begin if decisive is not None and decisive in clusters else None,
                     id=id_,
                     source=source,
                     frame_index=index,
@@ -194,14 +247,16 @@ class SpoolView:
                     bytes=size,
                     sha256=digest,
                     patch_cluster=np.frombuffer(patches, "<i2").astype(np.int16),
-                    cluster_distances=tuple(chord(d) for d in pick.cluster_squared) if pick else (),
-                    cover_radius=_cover_radius(pick, certified, whole=order == len(picks)) if pick else None,
+                    cluster_distances=tuple(chord(d) for d in pick.cluster_squared[begin : clusters.stop])
+                    if pick
+                    else (),
+                    cover_radius=_cover_radius(pick, certified, whole=pick is picks[-1]) if pick else None,
                 )
             )
         return sorted(frames, key=lambda f: (f.order is None, f.order or 0, f.unit))
 
     def selected(self) -> list[StoredFrame]:
-        """The selected frames in their order, at most `budget`."""
+        """The released frames, then the selected ones of the open round, in the order of sending."""
         return [frame for frame in self.retained() if frame.order is not None]
 
     def evicted(self, *, at_most: int | None = None) -> list[EvictedFrame]:
@@ -248,24 +303,61 @@ class SpoolView:
         """(frames by state, lost by reason). Each frame once: seen = lost + gated + not_new + retained + released + evicted."""
         counters = dict(self._db.execute("SELECT name, n FROM counters"))
         lost = {name.removeprefix("lost:"): n for name, n in counters.items() if name.startswith("lost:")}
-        (retained,) = self._db.execute("SELECT count(*) FROM units WHERE state = 'retained'").fetchone()
+        retained = self._frames_in("retained")
         frames = {
             "seen": counters.get("seen", 0),
             "not_new": counters.get("not_new", 0),
-            "gated": counters.get("gated", 0),
+            "gated": sum(self.gated().values()),
             "lost": sum(lost.values()),
             "retained": retained,
-            "selected": min(retained, self.budget),
-            "released": 0,
+            "selected": self._selected_frames(retained),
+            "released": self._frames_in("released"),
             "sent": 0,
             "evicted": counters.get("evicted", 0),
         }
         return frames, lost
 
+    def units(self) -> dict[str, int]:
+        """Units that are retained and selected: as many as frames, but where units are formed of several."""
+        (retained,) = self._db.execute("SELECT count(*) FROM units WHERE state = 'retained'").fetchone()
+        return {"retained": retained, "selected": min(retained, self.budget - self.spent)}
+
+    @property
+    def spent(self) -> int:
+        """Units that the open round has released: so much of its budget is gone."""
+        (spent,) = self._db.execute(
+            "SELECT count(*) FROM units WHERE state = 'released' AND round = ?", (self.round,)
+        ).fetchone()
+        return int(spent)
+
+    def _frames_in(self, state: str) -> int:
+        (n,) = self._db.execute(
+            "SELECT count(*) FROM units JOIN frames USING (unit) WHERE state = ?", (state,)
+        ).fetchone()
+        return int(n)
+
+    def _selected_frames(self, retained: int) -> int:
+        """How many of the retained frames belong to selected units."""
+        units = self.units()
+        if units["retained"] == units["selected"]:
+            return retained
+        if units["retained"] == retained:
+            return units["selected"]
+        of_unit = dict(self._db.execute("SELECT unit, count(*) FROM frames GROUP BY unit"))
+        if len(sizes := {of_unit[unit] for unit in self.ladder().retained}) == 1:
+            return units["selected"] * int(sizes.pop())  # whichever they are: the order takes a while to work out
+        return sum(of_unit[pick.unit] for pick in self.ladder().selected(row_distances=False))
+
+    def gated(self) -> dict[str, int]:
+        """Frames that a gate held back, by reason."""
+        rows = self._db.execute("SELECT substr(name, 7), n FROM counters WHERE name LIKE 'gated:%' ORDER BY name")
+        return dict(rows.fetchall())
+
     def status(self) -> dict[str, Any]:
         """The machine form of `status --json` (docs/formats.md)."""
         frames, lost = self.counts()
         certificate = self.certificate()
+        counted = "frames" if self.group_s is None else "units"
         return {
             "schema": STATUS_SCHEMA,
             "producer": self.meta["producer"],
@@ -274,11 +366,25 @@ class SpoolView:
             "preset": self.meta["preset"],
             "untrained": self.untrained,
             "frames": frames,
+            **({} if self.group_s is None else {"units": self.units(), "group_s": self.group_s}),
             "lost": lost,
-            "budget": [{"unit": "frames", "period": None, "limit": self.budget, "spent": 0, "refills_in_s": None}],
+            "gated": self.gated(),
+            "budget": [
+                {
+                    "unit": counted,
+                    "period": None,
+                    "limit": self.budget,
+                    "spent": self.spent,
+                    "refills_in_s": None,
+                }
+            ],
             "rounds": [
                 {
+                    "round": self.round,
                     "open": self.open,
+                    "release": self.release,
+                    "length_s": self.length_s,
+                    "elapsed_s": self.elapsed_s,
                     "radius": certificate.radius,
                     "certificate": {"radius": certificate.radius, "lower_bound": certificate.lower_bound},
                 }
@@ -287,13 +393,18 @@ class SpoolView:
         }
 
     def list_lines(self, *, retained: bool = False) -> Iterator[dict[str, Any]]:
-        """One object per selected unit in order (with `retained`: then all the others too)."""
+        """One object per selected frame in order (with `retained`: then all the others too)."""
+        id_of_unit = ""
         for frame in self.retained() if retained else self.selected():
+            if frame.place == 0:
+                id_of_unit = frame.id
             yield {
                 "schema": LIST_SCHEMA,
                 "untrained": self.untrained,
+                "state": "selected" if frame.state == "retained" and frame.order is not None else frame.state,
+                "round": frame.round,
                 "order": frame.order,
-                "unit": frame.id,
+                "unit": id_of_unit,
                 "id": frame.id,
                 "sha256": frame.sha256,
                 "source": frame.source,
@@ -328,10 +439,10 @@ class SpoolView:
                 kind="counts",
                 detail=f"{counts['seen']} frames seen, but {total} lost, gated, not new, retained, released or evicted",
             )
-        (evicted,) = self._db.execute("SELECT count(*) FROM units WHERE state = 'evicted'").fetchone()
+        evicted = self._frames_in("evicted")
         if evicted != counts["evicted"]:
             yield Problem(
-                kind="counts", detail=f"{counts['evicted']} evictions counted, {evicted} units are marked evicted"
+                kind="counts", detail=f"{counts['evicted']} evictions counted, {evicted} frames are marked evicted"
             )
 
     def _check_files(self) -> Iterator[Problem]:
@@ -384,6 +495,9 @@ class SpoolView:
                 yield Problem(
                     kind="levels", detail=f"level {level} holds {count} units, more than the budget of {self.budget}"
                 )
+
+
+_RELEASED_UNITS = "SELECT unit FROM units WHERE state = 'released' ORDER BY round, release_order"
 
 
 def _cover_radius(pick: SelectedUnit, certified: float | None, *, whole: bool) -> float | None:

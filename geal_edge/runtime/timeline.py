@@ -10,7 +10,7 @@ class Bucket:
     """A run of consecutive seen frames.
 
     frames       frames seen in it, judged or not
-    retained     how many of them were retained when they were judged
+    retained     how many of them were retained when they were judged; of the frames of one unit only the first counts
     lost         how many could not be judged
     novelty      largest novelty judged in it (chord); None where nothing was judged against anything
     radius       radius in force after its last judged frame (chord); None while only the top level is alive

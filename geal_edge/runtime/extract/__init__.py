@@ -123,7 +123,8 @@ def extract(
 
 
 def file_stem(frame: SelectedFrame, digits: int = 4) -> str:
-    """A name for a frame's file without its ending: sorts in the selected order, is unique by its number, and is safe on
+    """A name for a frame's file without its ending: sorts in the selected order, is unique by its number (the frame's order,
+    or where units hold several frames its place among all that are selected), and is safe on
     every file system and in every tool, whatever stands in the id.
 
     An ending is left away, dots and all else but letters and digits of ASCII become `_`; of a long id the end stays, which
@@ -134,7 +135,7 @@ def file_stem(frame: SelectedFrame, digits: int = 4) -> str:
     if ending.lower() in ENDINGS:
         text = text[: -len(ending)]
     safe = re.sub(r"[^A-Za-z0-9-]+", "_", text)[-_LONGEST_NAME:].strip("_-")
-    return f"{frame.order:0{digits}d}_{safe or 'frame'}"
+    return f"{frame.number:0{digits}d}_{safe or 'frame'}"
 
 
 def _require_free(to: Path, source: Path) -> None:
@@ -202,13 +203,13 @@ def _write_pictures(
     size = 0
     for frame, picture in _pictures(selection, encoding=encoding, watch=watch, stop=stop):
         if isinstance(picture, str):
-            left_out[frame.order] = LeftOut(id=frame.id, why=picture)
+            left_out[frame.number] = LeftOut(id=frame.id, why=picture)
             watch.warn(f"{frame.id}: left out. {picture}")
         else:
             name = f"{file_stem(frame, digits)}.{picture.ending}"
             (folder / name).write_bytes(picture.data)
             size += len(picture.data)
-            written[frame.order] = ExtractedFrame(
+            written[frame.number] = ExtractedFrame(
                 frame=frame,
                 file=name,
                 width=picture.width,
@@ -216,7 +217,7 @@ def _write_pictures(
                 sha256=sha256(picture.data).hexdigest(),
             )
         watch.advance(left_out=len(left_out))
-    return [written[order] for order in sorted(written)], [left_out[order] for order in sorted(left_out)], size
+    return [written[n] for n in sorted(written)], [left_out[n] for n in sorted(left_out)], size
 
 
 def _pictures(

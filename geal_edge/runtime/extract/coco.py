@@ -13,7 +13,8 @@ CATEGORY = {"id": 1, "name": LABEL, "supercategory": ""}
 
 
 def write(folder: Path, extraction: Extraction) -> None:
-    """Images are numbered by their order. What COCO has no field for stands beside its fields, where readers leave it."""
+    """Images are numbered by their place among the selected ones. What COCO has no field for stands beside its fields, where
+    readers leave it."""
     info = {"description": f"Frames selected by {extraction.selection.producer}", **extraction.made_by}
     with (folder / ANNOTATIONS).open("w", encoding="utf-8", newline="\n") as file:
         file.write(f'{{"info": {one_line(info)},\n"licenses": [],\n"categories": [{one_line(CATEGORY)}],\n"images": ')
@@ -26,7 +27,7 @@ def write(folder: Path, extraction: Extraction) -> None:
 def _images(extraction: Extraction) -> Iterator[dict[str, Any]]:
     for extracted in extraction.frames:
         yield {
-            "id": extracted.frame.order,
+            "id": extracted.frame.number,
             "file_name": extracted.file,
             "width": extracted.width,
             "height": extracted.height,
@@ -42,7 +43,7 @@ def _annotations(extraction: Extraction) -> Iterator[dict[str, Any]]:
             number += 1
             yield {
                 "id": number,
-                "image_id": extracted.frame.order,
+                "image_id": extracted.frame.number,
                 "category_id": CATEGORY["id"],
                 "bbox": list(region.box),
                 "area": region.area,

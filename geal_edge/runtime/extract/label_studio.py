@@ -51,7 +51,7 @@ def _tasks(extraction: Extraction) -> Iterator[dict[str, Any]]:
 def _predictions(extracted: ExtractedFrame, extraction: Extraction) -> list[dict[str, Any]]:
     result = [
         {
-            "id": f"{extracted.frame.order}-{number}",
+            "id": f"{extracted.frame.number}-{number}",
             "type": "polygonlabels",
             "from_name": CONTROL,
             "to_name": OBJECT,

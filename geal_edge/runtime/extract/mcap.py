@@ -82,9 +82,9 @@ def write_messages(
         watch.advance(left_out=len(left_out))
     files = _files(found)
     extracted = {
-        message.frame.order: _extracted(message, file) for file, messages in files.items() for message in messages
+        message.frame.number: _extracted(message, file) for file, messages in files.items() for message in messages
     }
-    frames = tuple(extracted[order] for order in sorted(extracted))
+    frames = tuple(extracted[number] for number in sorted(extracted))
     watch.begin("writing messages", len(frames))
     for file, messages in files.items():
         extraction = Extraction(name=name, selection=selection, frames=tuple(f for f in frames if f.file == file))
@@ -92,7 +92,7 @@ def write_messages(
             _write(stream, sorted(messages, key=_in_time), extraction, watch, stop)
     return (
         list(frames),
-        sorted(left_out, key=lambda left: left[0].order),
+        sorted(left_out, key=lambda left: left[0].number),
         sum(m.size for ms in found.values() for m in ms),
     )
 
@@ -193,7 +193,7 @@ def _profile(messages: Sequence[_Found]) -> str:
 
 
 def _in_time(message: _Found) -> tuple[int, int]:
-    return message.logged.time_ns, message.frame.order
+    return message.logged.time_ns, message.frame.number
 
 
 def _write(

@@ -149,6 +149,7 @@ def time_line(report: Report) -> str:
     if line is None or not line.buckets:
         return ""
     seen = sum(bucket.frames for bucket in line.buckets)
+    selected = _first_of_units(report.selected)
     top = _top([b.novelty for b in line.buckets] + [b.radius for b in line.buckets])
     x, y = _scale(seen), _height(top)
 
@@ -172,14 +173,14 @@ def time_line(report: Report) -> str:
         f'<path class="begin" d="{begins}"/>' if begins else "",
         f'<path class="skyline" d="{skyline}V{HIGH:g}Z"/>',
         f'<path class="radius" d="{radius}"/>' if radius else "",
-        _dots("retained", report.others, x, y),
-        *(_linked_dot(frame, x, y) for frame in report.selected if frame.seen_at is not None),
+        _dots("retained", _first_of_units(report.others), x, y),
+        *(_linked_dot(frame, x, y) for frame in selected if frame.seen_at is not None),
         f'<path class="lost" d="{lost}"/>' if lost else "",
     ]
     stretch = "each frame" if line.width == 1 else f"each stretch of {line.width:,} frames"
     words = (
         f"Largest novelty in {stretch} and the radius in force, over {seen:,} frames seen. "
-        f"{len(report.selected):,} selected frames are marked."
+        f"{len(selected):,} selected {'units' if report.grouped else 'frames'} are marked."
     )
     legend = [
         _key("skyline", f"largest novelty in {stretch}"),
@@ -190,16 +191,17 @@ def time_line(report: Report) -> str:
         _key("lost", "frames lost") if lost else "",
     ]
     labels = _y_labels(top) + _x_labels(seen) + _source_labels(report, seen)
-    return _chart(drawing, labels, words, legend, "frames seen", dots=len(report.selected))
+    return _chart(drawing, labels, words, legend, "frames seen", dots=len(selected))
 
 
 def distance_curve(report: Report) -> str:
     """Distance over order: what each further frame adds. The first has none, so there is nothing to draw below two."""
-    frames = report.selected[1:]
+    units = _first_of_units(report.selected)
+    frames = units[1:]
     if not frames:
         return ""
     top = _top([frame.distance for frame in frames])
-    x, y = _scale(len(report.selected)), _height(top)
+    x, y = _scale(len(units)), _height(top)
     points = [(x((frame.order or 0) - 0.5), y(frame.distance or 0.0)) for frame in frames]
     curve = "M" + "L".join(f"{left:g} {up:g}" for left, up in points)
     area = f"{curve}V{HIGH:g}H{points[0][0]:g}Z"
@@ -208,13 +210,24 @@ def distance_curve(report: Report) -> str:
         f'<path class="skyline" d="{area}"/><path class="radius" d="{curve}"/>',
         *(_linked(frame, left, up) for frame, (left, up) in zip(frames, points, strict=True)),
     ]
+    what = "unit" if report.grouped else "frame"
     words = (
-        f"Distance of each selected frame from those before it: {frames[0].distance:.2f} for the second, "
-        f"{frames[-1].distance:.2f} for the last of {len(report.selected):,}."
+        f"Distance of each selected {what} from those before it: {frames[0].distance:.2f} for the second, "
+        f"{frames[-1].distance:.2f} for the last of {len(units):,}."
     )
-    legend = [_key("selected", "a selected frame, at its distance from all before it")]
-    labels = _y_labels(top) + _x_labels(len(report.selected), shift=-0.5)
+    legend = [_key("selected", f"a selected {what}, at its distance from all before it")]
+    labels = _y_labels(top) + _x_labels(len(units), shift=-0.5)
     return _chart(drawing, labels, words, legend, "order", dots=len(frames))
+
+
+def anchor(frame: ShownFrame) -> str:
+    """Where on the page a selected frame stands; the first of a unit stands for it."""
+    return f"frame-{frame.order}-{frame.place}" if frame.place else f"frame-{frame.order}"
+
+
+def _first_of_units(frames: Sequence[ShownFrame]) -> list[ShownFrame]:
+    """One frame for each unit: all of a unit share what the drawings show."""
+    return [frame for frame in frames if frame.place == 0]
 
 
 def _scale(total: int) -> Callable[[float], float]:
@@ -245,7 +258,7 @@ def _linked_dot(frame: ShownFrame, x: Callable[[float], float], y: Callable[[flo
 def _linked(frame: ShownFrame, left: float, up: float) -> str:
     title = escape(f"{frame.order}: {frame.id}")
     return (
-        f'<a href="#frame-{frame.order}" tabindex="-1"><path class="dot selected" d="M{left:g} {up:g}h.01"/>'
+        f'<a href="#{anchor(frame)}" tabindex="-1"><path class="dot selected" d="M{left:g} {up:g}h.01"/>'
         f"<title>{title}</title></a>"
     )
 

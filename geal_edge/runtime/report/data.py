@@ -32,11 +32,12 @@ BOTH_NUMBERS = (
 class ShownFrame:
     """One frame of the page.
 
-    order     place in the selected order from 1; None = retained, not selected for now
+    order     place of its unit in the selected order from 1; None = retained, not selected for now
+    place     in its unit, from 0
     distance  chord to the frames before it in that order, 0.0 for the first; None if not selected
     novelty   chord to what was retained when it was seen; None for the first frame seen, and in picks files
     radius    radius in force then; None where there was none
-    patches   row-major indices of the witness on the grid; empty for the first
+    patches   row-major indices of the witness on the grid; empty for the first, and where another frame of the unit has it
     heat      chord of each patch's cluster to the frames before it in that order, 0.0 for patches that were distilled
               away; empty for the first, and where that is not known
     clusters  knowledge cluster of each patch, -1 = distilled away; empty where that is not known
@@ -46,6 +47,7 @@ class ShownFrame:
     """
 
     order: int | None
+    place: int
     id: str
     source: str
     frame_index: int
@@ -93,6 +95,7 @@ class Promise:
 class Report:
     """All of a page but its pictures.
 
+    grouped      whether units hold several frames: the budget counts units, all else frames
     counts       frames by state, in the order to show them
     selected     in their order
     others       retained, not selected: the newest things first, at most OTHERS of `counts["retained"]`
@@ -108,6 +111,7 @@ class Report:
     preset: str
     untrained: bool
     budget: int
+    grouped: bool
     counts: dict[str, int]
     lost: dict[str, int]
     examples: tuple[LostExample, ...]
@@ -128,7 +132,7 @@ def read_spool_report(path: Path, *, watch: Observer | None = None) -> Report:
     with open_view(path) as view:
         counts, lost = view.counts()
         timeline = view.timeline
-        frames = view.retained(watch=watch)
+        frames = view.retained(cluster_distances=True, watch=watch)
         places = _seen_at(timeline, [frame.unit for frame in frames])
         others = sorted((f for f in frames if f.order is None), key=lambda f: -(f.novelty or 0.0))
         events = view.events()
@@ -155,6 +159,7 @@ def read_spool_report(path: Path, *, watch: Observer | None = None) -> Report:
             preset=view.meta["preset"],
             untrained=view.untrained,
             budget=view.budget,
+            grouped=view.group_s is not None,
             counts={state: n for state, n in counts.items() if n or state not in ("gated", "released", "sent")},
             lost=lost,
             examples=_examples(events),
@@ -164,7 +169,9 @@ def read_spool_report(path: Path, *, watch: Observer | None = None) -> Report:
             others=shown(others[:OTHERS]),
             timeline=timeline,
             evicted=tuple(view.evicted(at_most=EVICTED)),
-            notes=tuple(_notes(events, counts, view.budget, sources)),
+            notes=tuple(
+                _notes(events, view.units()["selected"], view.budget, sources, grouped=view.group_s is not None)
+            ),
         )
 
 
@@ -197,6 +204,7 @@ def spool_promise(certificate: Certificate, *, budget: int, selected: int) -> Pr
 def _shown(frame: StoredFrame, grid: tuple[int, int], seen_at: float | None) -> ShownFrame:
     return ShownFrame(
         order=frame.order,
+        place=frame.place,
         id=frame.id,
         source=frame.source,
         frame_index=frame.frame_index,
@@ -263,13 +271,14 @@ def _examples(events: Iterable[Mapping[str, Any]]) -> tuple[LostExample, ...]:
 
 
 def _notes(
-    events: list[dict[str, Any]], counts: Mapping[str, int], budget: int, sources: Iterable[ShownSource]
+    events: list[dict[str, Any]], selected: int, budget: int, sources: Iterable[ShownSource], *, grouped: bool
 ) -> Iterable[str]:
     for source in sources:
         if not source.finished:
             yield f"{source.name} is not read to its end yet: the selection may still change."
-    if 0 < counts["selected"] < budget:
-        yield f"Only {_frames(counts['selected'])} could be selected of a budget of {budget:,}: no more are retained."
+    if 0 < selected < budget:
+        what = f"{selected:,} unit{'s' * (selected != 1)}" if grouped else _frames(selected)
+        yield f"Only {what} could be selected of a budget of {budget:,}: no more are retained."
     by_name: dict[str, list[dict[str, Any]]] = {}
     for event in events:
         by_name.setdefault(event["name"], []).append(event)
@@ -315,6 +324,7 @@ def _from_picks(name: str, picks: dict[str, Any]) -> Report:
         preset=str(picks["preset"]),
         untrained=bool(picks["untrained"]),
         budget=int(picks["budget"]),
+        grouped=picks.get("group_s") is not None,
         counts={**counts, "selected": len(selected)},
         lost={str(reason): int(n) for reason, n in picks["lost"].items()},
         examples=(),
@@ -325,8 +335,8 @@ def _from_picks(name: str, picks: dict[str, Any]) -> Report:
             for source in map(picked_source, picks["sources"])
         ),
         promise=picks_promise(
-            [frame.distance or 0.0 for frame in selected],
-            judged=counts["seen"] - counts["lost"],
+            [frame.distance or 0.0 for frame in selected if frame.place == 0],
+            judged=int(picks["units"]["judged"]) if "units" in picks else counts["seen"] - counts["lost"],
             preset=str(picks["preset"]),
             known=bool(picks.get("known")),
         ),
@@ -341,6 +351,7 @@ def _from_picks(name: str, picks: dict[str, Any]) -> Report:
 def _picked(frame: SelectedFrame, pick: dict[str, Any]) -> ShownFrame:
     return ShownFrame(
         order=frame.order,
+        place=frame.place,
         id=frame.id,
         source=frame.source,
         frame_index=frame.frame_index,

@@ -93,10 +93,16 @@ def _dek(report: Report) -> str:
     if left > 0:
         shown.append(f"{left:,} more")
     where = f"{', '.join(shown[:-1])} and {shown[-1]}" if len(shown) > 1 else "".join(shown)
+    budget = f"{report.budget:,}{_units(report)}"
     return (
-        f"From {frames_of(report.counts['seen'])}{f' of {where}' if where else ''}, with a budget of {report.budget:,}. "
+        f"From {frames_of(report.counts['seen'])}{f' of {where}' if where else ''}, with a budget of {budget}. "
         "Shown in the order of what each adds to those before it."
     )
+
+
+def _units(report: Report) -> str:
+    """What the budget counts, where that is not frames."""
+    return "" if not report.grouped else " unit" if report.budget == 1 else " units"
 
 
 def _counts(report: Report) -> Iterator[str]:
@@ -105,7 +111,9 @@ def _counts(report: Report) -> Iterator[str]:
     )
     for state, n in report.counts.items():
         main = ' class="main"' if state == "selected" else ""
-        more = f"budget {report.budget:,}" if state == "selected" else reasons if state == "lost" else ""
+        more = (
+            f"budget {report.budget:,}{_units(report)}" if state == "selected" else reasons if state == "lost" else ""
+        )
         words = STATES[state] + (f"<small>{more}</small>" if more else "")
         yield f"<div{main}><dt>{words}</dt><dd>{n:,}</dd></div>"
 
@@ -159,7 +167,7 @@ def _frame(frame: ShownFrame, picture: Picture, longest: float) -> str:
     distance = frame.distance or 0.0
     added = "first of the round" if frame.order == 1 else f"<b>{distance:.2f}</b> from all before it"
     return (
-        f'<li class="frame" id="frame-{frame.order}"><div class="box">{_picture(frame, picture)}</div>'
+        f'<li class="frame" id="{chart.anchor(frame)}"><div class="box">{_picture(frame, picture)}</div>'
         f'<div class="adds"><i style="width:{100 * distance / longest if longest else 0:.1f}%"></i></div>'
         f'<p class="title"><span class="order">{frame.order}</span><span class="distance">{added}</span></p>'
         f'<p class="id">{_text(frame.id)}</p><p class="where">{_where(frame)}</p>{_when_seen(frame)}</li>\n'

@@ -54,13 +54,22 @@ class Source(Protocol):
         """
 
 
-def open_source(spec: str, *, name: str | None = None, fps: float | None = None, topics: Sequence[str] = ()) -> Source:
+def open_source(
+    spec: str,
+    *,
+    name: str | None = None,
+    fps: float | None = None,
+    topics: Sequence[str] = (),
+    group_s: float | None = None,
+) -> Source:
     """Open what a user names: a folder of images, a glob pattern, an image, a video file, `drawn:SEED[:FRAMES]`, or
     recorded ROS data (a rosbag2 folder, .mcap, .db3, .bag; `PATH#TOPIC#TOPIC` chooses topics, as `topics` does).
 
     name    instead of the source's own
     fps     look at so many frames per second of source time; not for images, which have no times
     topics  names or globs of image topics, for recorded ROS data alone
+    group_s  the frames of several topics form units of so many seconds (units.py), for recorded ROS data alone: no topics
+             are all image topics, and `fps` takes whole units
 
     Raises UsageError for a call that cannot be meant, SourceError where nothing usable is there, MissingDependency.
     """
@@ -68,9 +77,11 @@ def open_source(spec: str, *, name: str | None = None, fps: float | None = None,
         raise UsageError(f"--name {name!r}: must be a plain word or phrase without slashes")
     path, named_topics = _split_topics(spec)
     if os.path.lexists(path) and bagfolder.is_bag(path):
-        return bags.BagSource(path, [*named_topics, *topics], name=name, fps=fps)
+        return bags.BagSource(path, [*named_topics, *topics], name=name, fps=fps, group_s=group_s)
     if topics:
         raise UsageError(f"--topic {topics[0]}: is for recorded ROS data; {spec} is none")
+    if group_s is not None:
+        raise UsageError(f"--group {group_s:g}: groups the topics of recorded ROS data; {spec} is none")
     if spec.startswith("drawn:"):
         return _open_drawn(spec, name, fps)
     path, absolute = Path(spec), os.path.abspath(spec)

@@ -5,7 +5,8 @@ Frames come in the order in which their messages were logged, of all chosen topi
 cameras may differ from the recorder's, so the stamps of two topics, and rarely of one, can step back where log time does not.
 
 The id is `<source>#<topic>@<capture_time_ns>`; the second frame of a topic with one and the same stamp gets `.2`, and so
-on. For that, and for `--fps` (per topic, by capture time), the stamps of frames that are passed over are read as well.
+on. For that, and for `--fps` (per topic, by capture time; with `--group` per unit, by that of its first frame), the stamps of
+frames that are passed over are read as well.
 
 What a cut-off recording still holds is used. A message known to be cut is lost as `truncated`; a stretch of which nobody
 knows how many frames it held counts as one lost frame, at the end.
@@ -39,6 +40,7 @@ from geal_edge.runtime.sources.rosmessages import (
     stamp_ns,
     why_unreadable,
 )
+from geal_edge.runtime.units import Instants, tolerance_ns
 
 _LOOK_FOR_SIZE = 16
 _FINGERPRINT_BYTES = 1024 * 1024
@@ -83,21 +85,32 @@ class BagSource:
 
     topics  names, or globs as in `/cam_*/image`; none: the only image topic there is
     name    defaults to the folder's or file's name
-    fps     look at so many frames a second of each topic (see Rate)
+    fps     look at so many frames a second of each topic (see Rate), or with `group_s` at so many units a second
+    group_s  the frames will form units of so many seconds (units.py): no topics are then all image topics
 
     Raises UsageError where the topics are not there, or are several and none was chosen (both list what there is),
     SourceError where nothing can be read, MissingDependency where a package of the extra `bags` is not installed.
     """
 
     def __init__(
-        self, path: Path, topics: Sequence[str] = (), *, name: str | None = None, fps: float | None = None
+        self,
+        path: Path,
+        topics: Sequence[str] = (),
+        *,
+        name: str | None = None,
+        fps: float | None = None,
+        group_s: float | None = None,
     ) -> None:
         Rate(fps)
+        Instants(group_s)
+        if group_s is not None and not topics:
+            topics = ("*",)
         self.path = path
         self.name = name or own_name(path)
         self.spec = "#".join([os.path.abspath(path), *topics])
         self.kind = "bag"
         self.fps = fps
+        self.group_s = group_s
         self._files, absent = files_of(path)
         contents = [_contents(file) for file in self._files]
         self._channels = [content.channels for content in contents]
@@ -117,7 +130,8 @@ class BagSource:
         """What a person should know of it, as sentences: where it was cut off, which topics were meant and cannot be read."""
 
     def fingerprint(self) -> str:
-        """Sizes and a digest of both ends of its files, and the topics: another choice counts frames in another way."""
+        """Sizes and a digest of both ends of its files, and the topics: another choice counts frames in another way. With
+        `fps` also `group_s`, which then decides what frames there are."""
         digest = hashlib.sha256()
         total = 0
         for file in self._files:
@@ -130,6 +144,8 @@ class BagSource:
             total += size
         for topic in self.topics:
             digest.update(topic.encode() + b"\0")
+        if self.fps is not None and self.group_s is not None:
+            digest.update(f"group {tolerance_ns(self.group_s)}".encode())
         return f"bag:{total}:{digest.hexdigest()}"
 
     @cached_property
@@ -137,11 +153,9 @@ class BagSource:
         """Exact, but with `fps`, where log times stand for capture times, which would have to be read."""
         if self.fps is None:
             return len(self._log) + len(self._gaps)
-        rates: dict[str, _TopicRate] = {}
-        taken = 0
-        for entry in self._log:
-            topic = self._channels[entry.file][entry.channel].topic
-            taken += rates.setdefault(topic, _TopicRate(self.fps)).takes(entry.time_ns)
+        sampling = self._sampling()
+        topics = (self._channels[entry.file][entry.channel].topic for entry in self._log)
+        taken = sum(sampling.takes(topic, entry.time_ns) for topic, entry in zip(topics, self._log, strict=True))
         return taken + len(self._gaps)
 
     @cached_property
@@ -151,7 +165,8 @@ class BagSource:
         return None if first is None else (first.image.shape[1], first.image.shape[0])
 
     def frames(self, after: int = -1) -> Iterator[Frame | LostFrame]:
-        yield from map(attrgetter("frame"), self._recorded(lambda index: index > after))
+        sampling = self._sampling()
+        yield from map(attrgetter("frame"), self._recorded(lambda index: index > after, sampling))
         for index, gap in enumerate(self._gaps, start=len(self._log)):
             if index > after:
                 yield LostFrame(
@@ -164,12 +179,14 @@ class BagSource:
                 )
 
     def recorded(self, indices: Collection[int]) -> Iterator[Recorded]:
-        """The frames at these indices, in order, as far as there are such; only they are decoded."""
+        """The frames at these indices, in order, as far as there are such, whatever `fps`; only they are decoded."""
         wanted = frozenset(indices)
-        return islice(self._recorded(wanted.__contains__), len(wanted))
+        return islice(self._recorded(wanted.__contains__, _Sampling(None, None)), len(wanted))
 
-    def _recorded(self, wanted: Callable[[int], bool]) -> Iterator[Recorded]:
-        rates = {topic: _TopicRate(self.fps) for topic in self.topics}
+    def _sampling(self) -> "_Sampling":
+        return _Sampling(self.fps, self.group_s)
+
+    def _recorded(self, wanted: Callable[[int], bool], sampling: "_Sampling") -> Iterator[Recorded]:
         stamps = {topic: _Stamps() for topic in self.topics}
         with opened_files(self._files) as files:
             for index, entry in enumerate(self._log):
@@ -180,7 +197,7 @@ class BagSource:
                 except FrameError:
                     time_ns = entry.time_ns  # reading the whole of it will say what is wrong
                 label = stamps[channel.topic].label(time_ns)
-                if rates[channel.topic].takes(time_ns) and wanted(index):
+                if sampling.takes(channel.topic, time_ns) and wanted(index):
                     identity = f"{self.name}#{channel.topic}@{label}"
                     yield Recorded(
                         frame=self._frame(index, identity, time_ns, channel, messages, entry.place),
@@ -292,6 +309,23 @@ class _TopicRate:
             self._rate, self._start_ns = Rate(self._fps), time_ns
         self._last_ns = time_ns
         return self._rate.takes(time_ns - self._start_ns)
+
+
+class _Sampling:
+    """`--fps` of all topics: each by itself, or with `group_s` whole units, for the cameras of one instant stay together."""
+
+    def __init__(self, fps: float | None, group_s: float | None) -> None:
+        self._fps = fps
+        self._grouped = group_s is not None
+        self._instants = Instants(group_s)
+        self._rates: dict[str, _TopicRate] = {}
+        self._taken = False
+
+    def takes(self, topic: str, time_ns: int) -> bool:
+        if self._instants.begins(topic, time_ns):
+            rate = self._rates.setdefault("" if self._grouped else topic, _TopicRate(self._fps))
+            self._taken = rate.takes(time_ns)
+        return self._taken
 
 
 class _Stamps:

@@ -1,0 +1,99 @@
+"""OpenVINO on a CPU: Intel's engine for ONNX graphs, with the numbers inside in float32, bfloat16 or float16."""
+
+import os
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+from geal_edge.errors import BackendError, MissingDependency
+from geal_edge.runtime.backends import Arrays, Backend, TensorSpec
+
+Hint: TypeAlias = Literal["f32", "bf16", "f16"]
+
+_DTYPES = {"u8": np.uint8, "f32": np.float32, "i32": np.int32, "i64": np.int64}
+_CAPABILITIES = {"bf16": "BF16", "f16": "FP16"}
+_DEVICE = "CPU"
+
+
+class OpenVino(Backend):
+    """OpenVINO's CPU plugin.
+
+    graph    an ONNX file
+    hint     what the numbers inside are: "f32" everywhere, "bf16" and "f16" where the processor computes in them
+    threads  worker threads inside one inference; None = one per CPU that this process may use
+    """
+
+    def __init__(self, graph: Path, *, hint: Hint = "f32", threads: int | None = None) -> None:
+        self.name = "openvino" if hint == "f32" else f"openvino-{hint}"
+        self._graph = graph
+        self._hint = hint
+        self._threads = threads if threads is not None else len(os.sched_getaffinity(0))
+
+    def _start(self) -> None:
+        openvino = _openvino()
+        core = openvino.Core()
+        able = core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
+        if self._hint != "f32" and _CAPABILITIES[self._hint] not in able:
+            # OpenVINO would take the hint and compute in float32.
+            raise BackendError(
+                f"{self.name}: this processor does not compute in {self._hint} (it has {', '.join(sorted(able))}). "
+                "Choose --backend openvino, which is f32."
+            )
+        try:
+            model = core.read_model(str(self._graph))
+            compiled = core.compile_model(
+                model,
+                _DEVICE,
+                {
+                    "INFERENCE_PRECISION_HINT": self._hint,
+                    "INFERENCE_NUM_THREADS": self._threads,
+                    "NUM_STREAMS": 1,
+                    "ENABLE_CPU_PINNING": False,  # pinned threads fight with the other software of a vehicle for their core
+                },
+            )
+        except RuntimeError as error:
+            raise BackendError(f"{self._graph}: OpenVINO cannot load this graph ({error}).") from error
+        took = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+        if took != self._hint:
+            raise BackendError(f"{self.name}: OpenVINO runs {took} where {self._hint} was asked for.")
+        batch = _batch_symbol(self._graph, model)
+        self.inputs = {port.get_any_name(): _spec(port, batch) for port in compiled.inputs}
+        self.outputs = {port.get_any_name(): _spec(port, batch) for port in compiled.outputs}
+        self._request = compiled.create_infer_request()
+
+    def _infer(self, feeds: Arrays) -> Arrays:
+        try:
+            self._request.infer(feeds, share_inputs=True)
+        except RuntimeError as error:
+            raise BackendError(f"{self._graph}: OpenVINO failed on a frame ({error}).") from error
+        return {name: self._request.get_tensor(name).data for name in self.outputs}
+
+    def _stop(self) -> None:
+        del self._request
+
+
+def _openvino() -> Any:
+    try:
+        import openvino
+    except ImportError as error:
+        raise MissingDependency(
+            "OpenVINO is not installed, and this backend needs it. Install it with: pip install 'geal-edge[openvino]'"
+        ) from error
+    return openvino
+
+
+def _batch_symbol(graph: Path, model: Any) -> str:
+    """The one size that our graphs leave open. OpenVINO forgets its name, and the manifest calls it N."""
+    open_sizes = [size for port in model.inputs for size in port.get_partial_shape() if size.is_dynamic]
+    if len(open_sizes) > 1:
+        raise BackendError(f"{graph}: {len(open_sizes)} sizes of its inputs are open, expected the batch alone.")
+    return "N"
+
+
+def _spec(port: Any, batch: str) -> TensorSpec:
+    kind = port.get_element_type().get_type_name()
+    if kind not in _DTYPES:
+        raise BackendError(f"tensor {port.get_any_name()!r} is of type {kind}, which no geal-edge graph has.")
+    shape = tuple(batch if size.is_dynamic else size.get_length() for size in port.get_partial_shape())
+    return TensorSpec(dtype=np.dtype(_DTYPES[kind]), shape=shape)

@@ -1,0 +1,113 @@
+"""Rounds: what turns a stream without end into selections that are final (DESIGN section 5).
+
+A round has a ladder of its own over a base: what the memory holds and what the round has released. Its clock is that of the
+vehicle (powered seconds); the share of its length that is over decides what is due. At its end all that is selected is
+released and remembered, the rest is evicted, and the next round begins with a fresh ladder. A round without a length, as of
+recorded sources, goes on until it is ended.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from geal_edge.runtime.clusters import KnowledgeClusters
+from geal_edge.runtime.ladder import Certificate, Decision, Ladder
+from geal_edge.runtime.release import Price, due
+from geal_edge.runtime.spool import Spool
+
+
+class Rounds:
+    """The selector of a spool, in the round that is open.
+
+    clock  powered seconds from anywhere; only its differences matter. A restart goes on where the last flush stood
+    """
+
+    def __init__(self, spool: Spool, clock: Callable[[], float]) -> None:
+        self._spool = spool
+        self._clock = clock
+        self._settings = spool.settings
+        self._begin()
+        if self._settings.release == "immediate" and self._ladder.retained:
+            self._release(
+                len(self._ladder.retained)
+            )  # one that was stored, and not yet released when the process ended
+
+    def _begin(self) -> None:
+        self._ladder: Ladder = self._spool.ladder()
+        self._price = self._spool.round.price
+        self._began_s = self._clock() - self._spool.round.elapsed_s
+
+    @property
+    def retained(self) -> tuple[int, ...]:
+        return self._ladder.retained
+
+    @property
+    def released(self) -> tuple[int, ...]:
+        """Units that the open round has released, in that order."""
+        return self._ladder.released
+
+    @property
+    def progress(self) -> float:
+        """The share of the round that is over, in [0, 1]; 0 for a round without a length."""
+        length_s = self._settings.length_s
+        return 0.0 if length_s is None else min(1.0, max(0.0, (self._clock() - self._began_s) / length_s))
+
+    def certificate(self) -> Certificate:
+        """Of all that this round has seen."""
+        return self._price.certificate() if self._price else self._ladder.certificate()
+
+    def tick(self) -> None:
+        """Release what is due by now; end a round whose time is over. Asked between units, also when none comes."""
+        progress = self.progress
+        self._note()
+        if progress >= 1.0:
+            self.end()
+            return
+        count = due(
+            self._settings.release, budget=self._settings.budget, released=len(self.released), progress=progress
+        )
+        if count:
+            # What lies within the radius in force adds nothing to what is certified: it can wait for something better.
+            self._release(count, beyond=self._ladder.radius or 0.0)
+
+    def score(self, clusters: KnowledgeClusters) -> Decision:
+        """Say everything that this unit changes, and change nothing."""
+        decision = self._ladder.score(clusters)
+        if self._price is None or self._admits(self._price, decision):
+            return decision
+        return replace(decision, levels=(), deaths=(), evicted=(), radius=self._price.radius)
+
+    def learn(self, decision: Decision) -> None:
+        """Apply a decision that is safe on disk; under `immediate`, release what it retained."""
+        self._ladder.learn(decision)
+        if self._price is not None:
+            self._price = self._price.learn(
+                decision.novelty,
+                admitted=decision.retain,
+                budget=self._settings.budget,
+                released=len(self.released),
+                progress=self.progress,
+            )
+            self._note()
+            if decision.retain:
+                self._release(1)
+
+    def end(self) -> None:
+        """End the round now: a trip is over, or its time is."""
+        release = self._ladder.release(self._ladder.room)
+        left = [unit for unit in self._ladder.retained if unit not in {*release.units, *release.evicted}]
+        self._spool.end_round(release, left)
+        self._begin()
+
+    def _admits(self, price: Price, decision: Decision) -> bool:
+        return decision.retain and price.admits(
+            decision.novelty, budget=self._settings.budget, released=len(self.released), progress=self.progress
+        )
+
+    def _release(self, count: int, *, beyond: float = -1.0) -> None:
+        release = self._ladder.release(count, beyond=beyond)
+        if release.picks:
+            self._spool.release(release)  # durable first
+            self._ladder.learn_release(release)
+
+    def _note(self) -> None:
+        self._spool.note_round(elapsed_s=self._clock() - self._began_s, price=self._price)
