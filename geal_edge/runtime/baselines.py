@@ -88,7 +88,8 @@ def core_set(
     pools = None if units is None else [units]
     if known is not None and not len(known):
         known = None
-    rows, covered = embeddings, known
+    rows: Rows | Embeddings = embeddings
+    covered: Rows | Embeddings | None = known
     if metric == "cosine":
         rows = unit_rows(embeddings.astype(np.float64))
         covered = None if known is None else unit_rows(known.astype(np.float64))

@@ -11,6 +11,7 @@ distance that is remembered is computed in float64, where it is exact, so the an
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
 from typing import TypeAlias
 
 import numpy as np
@@ -50,7 +51,7 @@ class Bounds:
     bound   float64 (R,): to the nearest of the first seen[r] centres, and perhaps of further ones
     seen    (R,): so many centres, in the order in which they were added, are in the bound
     cell    (R,): the centre that gave the bound
-    evaluations  distances computed so far, fp32 and float64 together; `settle_before` has its own and does not count
+    evaluations  distances computed so far, fp32 and float64 together
     """
 
     def __init__(self, rows: Rows, capacity: int) -> None:
@@ -66,6 +67,7 @@ class Bounds:
         self.cell = np.full(count, -1, np.int32)
         self.count = 0
         self.evaluations = 0
+        self._counting = Lock()  # `settle_before` counts in threads
         # A centre with half its squared length behind it, and a row with -1: one product gives x.y - |y|^2 / 2.
         self._centres: Float32 = np.empty((capacity, dim + 1), np.float32)
         self._centre_squares = np.empty(capacity)
@@ -118,7 +120,7 @@ class Bounds:
         """Tighten the bounds of `rows` by the centres begin..end, each by those before its limit alone where limits are
         given. `x` is `padded(rows)`."""
         affinity = x @ self._centres[begin:end].T  # (n, m)
-        self.evaluations += affinity.size
+        self._count(affinity.size)
         if limits is not None and limits.min() < end:
             affinity[np.arange(begin, end) >= limits[:, None]] = -np.inf
         self._tighten_by(rows, x, np.arange(len(rows)), affinity, np.arange(begin, end)[None])
@@ -126,9 +128,11 @@ class Bounds:
     def hint(self, rows: IntArray, x: Float32, floor: float) -> None:
         """Tighten the bounds of `rows` by the hints of their cells, newest first, as far as they are not below `floor`."""
         if self._loops is not None:
-            self.evaluations += self._loops.hint(
-                rows, x, floor, HINT_ROUNDS, self._centres, self._centre_squares, 2.0 * self._slack,
-                self.squares, self.bound, self.seen, self.cell, self._hints, self._hinted,
+            self._count(
+                self._loops.hint(
+                    rows, x, floor, HINT_ROUNDS, self._centres, self._centre_squares, 2.0 * self._slack,
+                    self.squares, self.bound, self.seen, self.cell, self._hints, self._hinted,
+                )
             )  # fmt: skip
             return
         left = np.arange(len(rows))
@@ -143,7 +147,7 @@ class Bounds:
                 centre = hints[which, column]
                 affinity = np.full(hints.shape, -np.inf, np.float32)
                 affinity[which, column] = np.einsum("ij,ij->i", x[left[which]], self._centres[centre])
-                self.evaluations += len(which)
+                self._count(len(which))
                 self._tighten_by(rows, x, left, affinity, hints)
                 stay = self.bound[rows[left]] >= floor
                 left, cells = left[stay], cells[stay]
@@ -160,9 +164,11 @@ class Bounds:
         """
         before = self.cell[rows]
         if self._loops is not None:
-            self.evaluations += self._loops.settle(
-                rows, x, floor, BLOCK_CENTRES, self.count, self._centres, self._centre_squares, 2.0 * self._slack,
-                self.squares, self.bound, self.seen, self.cell,
+            self._count(
+                self._loops.settle(
+                    rows, x, floor, BLOCK_CENTRES, self.count, self._centres, self._centre_squares, 2.0 * self._slack,
+                    self.squares, self.bound, self.seen, self.cell,
+                )
             )  # fmt: skip
         else:
             self._settle_in_blocks(rows, x, floor)
@@ -242,8 +248,12 @@ class Bounds:
             a = x[which[part], :-1].astype(np.float64)
             b = self._centres[centre[part], :-1].astype(np.float64)
             exact[part] -= 2.0 * np.einsum("ij,ij->i", a, b)
-        self.evaluations += len(which)
+        self._count(len(which))
         return exact
+
+    def _count(self, distances: int) -> None:
+        with self._counting:
+            self.evaluations += distances
 
     def _remember(self, cells: npt.NDArray[np.int32], centres: npt.NDArray[np.integer]) -> None:
         """Each centre took a row from a cell: the newest hint there. One hint per cell and call is enough."""
