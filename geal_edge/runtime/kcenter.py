@@ -79,7 +79,7 @@ def k_center_greedy(
     first    the unit to begin with (the paper draws it: `draw_first`); None: the farthest from what is known
     pools    sets of unit indices, each used up before the next is touched; `first` is in the first. Default: one pool of all
     known    (M, D) rows that are covered before the first pick: initial centres, as of a labelled set
-    row_distances  False leaves every `row_squared` empty, which is several times faster for large budgets: a pick's other
+    row_distances  False leaves every `row_squared` empty, which takes about half the time for large budgets: a pick's other
              rows, which did not decide, need not be compared with all picks before it. "euclidean" always has them
     on_pick  called with the number of picks so far
     stop     asked before every pick: once it says so, the picks so far are the result

@@ -200,7 +200,7 @@ class SpoolView:
         """All frames that are here to be sent or may be: the released ones and then the selected ones, in their order, then the
         rest by unit.
 
-        The order is worked out now: of thousands of frames that takes a while, which `watch` can follow, and several times as
+        The order is worked out now: of thousands of frames that takes a while, which `watch` can follow, and twice as
         long with the `cluster_distances` of a heat map.
         """
         ladder = self.ladder()
