@@ -17,6 +17,7 @@ from geal_edge.cli.demo import MARKER
 from geal_edge.cli.export import parse_size, parse_triple
 from geal_edge.errors import UsageError
 from geal_edge.models.named import NAMED
+from geal_edge.runtime import kcenter
 from geal_edge.runtime.frame import usable
 from geal_edge.runtime.imagefile import encode
 from geal_edge.runtime.sources import open_source
@@ -363,6 +364,25 @@ def test_ctrl_c_finishes_the_frame_leaves_a_sound_spool_and_the_command_goes_on(
     out, error = again.communicate(timeout=120)
     assert again.returncode == 0, error
     assert "5 of 400 frames selected, budget 5" in out
+
+
+def test_ctrl_c_while_choosing_writes_the_picks_so_far_and_says_so(cli, tiny_bundle, tmp_path, monkeypatch):
+    picks, pick = tmp_path / "picks.json", kcenter._LazyPool.take
+
+    def interrupted(pool, unit=None):
+        pick(pool, unit)
+        if len(pool.picks) == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    words = ("select", "drawn:1:20", "-b", tiny_bundle.path, "-n", 10, "--clusters-per-frame", 3)
+    assert cli(*words, "-o", tmp_path / "whole.json")[0] == 0
+    monkeypatch.setattr(kcenter._LazyPool, "take", interrupted)
+    code, _, error = cli(*words, "-o", picks)
+    assert code == 130
+    assert "Stopped after 3 of 10 picks" in error
+    cut, whole = json.loads(picks.read_text()), json.loads((tmp_path / "whole.json").read_text())
+    assert cut["cut"] is True
+    assert cut["picks"] == whole["picks"][:3]
 
 
 def test_a_reader_that_goes_away_is_no_mistake(tiny_bundle, spool):

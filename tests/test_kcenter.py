@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,7 +14,6 @@ from geal_edge.runtime.kcenter import (
     draw_first,
     k_center_by_mean,
     k_center_greedy,
-    k_center_order,
     naive_k_center,
     offsets_of,
     sample_by_distance,
@@ -152,10 +153,10 @@ def test_lazy_picks_are_those_of_the_full_form_to_the_last_bit(seed, count, budg
         for name, size in sizes.items() if small else ():
             patch.setattr(farthest, name, size)
         lazy = greedy(units, budget, first, known=known, pools=pools)
-        order = k_center_order(np.concatenate(units), offsets_of(units), budget, first=first, known=known, pools=pools)
+        order = greedy(units, budget, first, known=known, pools=pools, row_distances=False)
     full = naive_k_center(np.concatenate(units), offsets_of(units), budget, first=first, known=known, pools=pools)
     assert lazy == full
-    assert order == [pick.unit for pick in full]
+    assert order == [replace(pick, row_squared=()) for pick in full]
 
 
 @settings(max_examples=20, deadline=None)
@@ -180,6 +181,60 @@ def test_at_384_dimensions_the_fp32_filter_decides_nothing_wrongly():
     )
     lazy = k_center_greedy(np.concatenate(near), offsets_of(near), 200, first=0)
     assert lazy == naive_k_center(np.concatenate(near), offsets_of(near), 200, first=0)
+
+
+@pytest.mark.parametrize("make", [ragged_units, duplicated_units, tied_units, clustered_units])
+@pytest.mark.parametrize("seed", range(4))
+def test_compiled_loops_give_the_same_picks_and_distances(monkeypatch, make, seed):
+    pytest.importorskip("numba", reason="the extra `fast` is not installed")
+    units = make(seed, 60)
+    full = naive_k_center(np.concatenate(units), offsets_of(units), 40, first=seed)
+    monkeypatch.setattr(farthest, "COMPILE_FROM", 0)
+    monkeypatch.setattr(farthest, "FIRST_CENTRES", 2)
+    monkeypatch.setattr(farthest, "WORKING_SET", 20)
+    assert greedy(units, 40, first=seed) == full
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 25), MAKERS)
+def test_turning_the_rows_inside_frames_changes_no_pick(seed, count, make):
+    units = make(seed, count)
+    rng = np.random.default_rng(seed)
+    turned = [rows[rng.permutation(len(rows))] for rows in units]
+    picks, again = greedy(units, count, seed % count), greedy(turned, count, seed % count)
+    assert [(p.unit, p.squared, p.cover_squared) for p in again] == [
+        (p.unit, p.squared, p.cover_squared) for p in picks
+    ]
+    assert [sorted(p.row_squared) for p in again] == [sorted(p.row_squared) for p in picks]
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_means_and_draws_over_a_mapped_file_are_taken_block_by_block(tmp_path, monkeypatch, metric):
+    units = ragged_units(12, 40) if metric == "cosine" else raw_units(12, 40)
+    rows, offsets = np.concatenate(units), offsets_of(units)
+    means = k_center_by_mean(rows, offsets, 20, first=0, metric=metric)
+    draws = sample_by_distance(rows, offsets, 20, first=0, seed=3, metric=metric)
+    np.save(tmp_path / "rows.npy", rows)
+    mapped = np.load(tmp_path / "rows.npy", mmap_mode="r")
+    monkeypatch.setattr(kcenter, "WIDE_BYTES", 0)
+    monkeypatch.setattr(kcenter, "BLOCK_ROWS", 7)
+    assert [p.unit for p in k_center_by_mean(mapped, offsets, 20, first=0, metric=metric)] == [p.unit for p in means]
+    blocks = sample_by_distance(mapped, offsets, 20, first=0, seed=3, metric=metric)
+    assert [p.unit for p in blocks] == [p.unit for p in draws]
+
+
+def test_distances_are_counted_from_threads_without_loss(monkeypatch):
+    units = ragged_units(13, 200)
+    monkeypatch.setattr(farthest, "SETTLED_ROWS", 2)
+
+    def counted() -> int:
+        bounds = farthest.Bounds(np.concatenate(units), 400)
+        bounds.add(np.concatenate(ragged_units(14, 100))[:200])
+        rows = np.arange(len(bounds.rows))
+        bounds.settle_before(rows, np.full(len(rows), 200))
+        return bounds.evaluations
+
+    assert len({counted() for _ in range(5)}) == 1
 
 
 def test_a_mapped_file_is_a_pool(tmp_path):

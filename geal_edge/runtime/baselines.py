@@ -15,7 +15,7 @@ import numpy.typing as npt
 from geal_edge.config import Metric
 from geal_edge.runtime.clusters import IntArray, Rows, unit_rows
 from geal_edge.runtime.distance import Float64, squared_distances
-from geal_edge.runtime.kcenter import k_center_greedy, k_center_order
+from geal_edge.runtime.kcenter import k_center_greedy
 
 Embeddings: TypeAlias = npt.NDArray[np.float32]
 """fp32 (n, D): the CLS embedding of each frame, as the model gave it."""
@@ -88,22 +88,24 @@ def core_set(
     pools = None if units is None else [units]
     if known is not None and not len(known):
         known = None
-    if metric == "euclidean":
-        picks = k_center_greedy(
-            embeddings,
-            offsets,
-            budget,
-            first=first,
-            pools=pools,
-            known=known,
-            metric=metric,
-            on_pick=on_pick,
-            stop=stop,
-        )
-        return [pick.unit for pick in picks]
-    covered = None if known is None else unit_rows(known.astype(np.float64))
-    rows = unit_rows(embeddings.astype(np.float64))
-    return k_center_order(rows, offsets, budget, first=first, pools=pools, known=covered, on_pick=on_pick, stop=stop)
+    rows: Rows | Embeddings = embeddings
+    covered: Rows | Embeddings | None = known
+    if metric == "cosine":
+        rows = unit_rows(embeddings.astype(np.float64))
+        covered = None if known is None else unit_rows(known.astype(np.float64))
+    picks = k_center_greedy(
+        rows,
+        offsets,
+        budget,
+        first=first,
+        pools=pools,
+        known=covered,
+        metric=metric,
+        row_distances=False,
+        on_pick=on_pick,
+        stop=stop,
+    )
+    return [pick.unit for pick in picks]
 
 
 NEIGHBOURS = 10

@@ -11,12 +11,14 @@ distance that is remembered is computed in float64, where it is exact, so the an
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from geal_edge.runtime.clusters import IntArray, Rows
+from geal_edge.runtime.compiled import loops
 from geal_edge.runtime.distance import Float64
 
 Float32: TypeAlias = npt.NDArray[np.float32]
@@ -36,6 +38,8 @@ HINTED_ROWS = 512
 SCANNED_ROWS = 32
 """Rows at a time that are compared with all they have not seen: one of a cell, since the others may follow from a hint."""
 HINTS = 32
+COMPILE_FROM = 10**9
+"""Distances of the full form from which compiling loops (some seconds) pays."""
 HINT_ROUNDS = 4
 HINT_STEPS = ((1, 3), (3, 9), (9, HINTS + 1))
 """So many back: the newest hints are asked first, and mostly settle it."""
@@ -47,7 +51,7 @@ class Bounds:
     bound   float64 (R,): to the nearest of the first seen[r] centres, and perhaps of further ones
     seen    (R,): so many centres, in the order in which they were added, are in the bound
     cell    (R,): the centre that gave the bound
-    evaluations  distances computed so far, fp32 and float64 together; `settle_before` has its own and does not count
+    evaluations  distances computed so far, fp32 and float64 together
     """
 
     def __init__(self, rows: Rows, capacity: int) -> None:
@@ -56,19 +60,21 @@ class Bounds:
         self.rows = rows
         self.squares = np.empty(count)
         for begin in range(0, count, BLOCK_ROWS):
-            part = rows[begin : begin + BLOCK_ROWS].astype(np.float32).astype(np.float64)
-            self.squares[begin : begin + BLOCK_ROWS] = np.einsum("ij,ij->i", part, part)
+            part = rows[begin : begin + BLOCK_ROWS].astype(np.float32)
+            self.squares[begin : begin + BLOCK_ROWS] = np.einsum("ij,ij->i", part, part, dtype=np.float64)
         self.bound: Float64 = np.full(count, np.inf)
         self.seen = np.zeros(count, np.int32)
         self.cell = np.full(count, -1, np.int32)
         self.count = 0
         self.evaluations = 0
+        self._counting = Lock()  # `settle_before` counts in threads
         # A centre with half its squared length behind it, and a row with -1: one product gives x.y - |y|^2 / 2.
         self._centres: Float32 = np.empty((capacity, dim + 1), np.float32)
         self._centre_squares = np.empty(capacity)
         self._hints = np.full((capacity, HINTS), -1, np.int32)
         self._hinted = np.zeros(capacity, np.int32)
         self._slack = _slack(dim, float(self.squares.max(initial=0.0)))
+        self._loops = loops() if count * capacity >= COMPILE_FROM else None
 
     def add(self, rows: Rows) -> None:
         """More centres. Bounds stay what they were: true, and older."""
@@ -114,13 +120,21 @@ class Bounds:
         """Tighten the bounds of `rows` by the centres begin..end, each by those before its limit alone where limits are
         given. `x` is `padded(rows)`."""
         affinity = x @ self._centres[begin:end].T  # (n, m)
-        self.evaluations += affinity.size
+        self._count(affinity.size)
         if limits is not None and limits.min() < end:
             affinity[np.arange(begin, end) >= limits[:, None]] = -np.inf
         self._tighten_by(rows, x, np.arange(len(rows)), affinity, np.arange(begin, end)[None])
 
     def hint(self, rows: IntArray, x: Float32, floor: float) -> None:
         """Tighten the bounds of `rows` by the hints of their cells, newest first, as far as they are not below `floor`."""
+        if self._loops is not None:
+            self._count(
+                self._loops.hint(
+                    rows, x, floor, HINT_ROUNDS, self._centres, self._centre_squares, 2.0 * self._slack,
+                    self.squares, self.bound, self.seen, self.cell, self._hints, self._hinted,
+                )
+            )  # fmt: skip
+            return
         left = np.arange(len(rows))
         for _ in range(HINT_ROUNDS):
             cells = self.cell[rows[left]]
@@ -133,7 +147,7 @@ class Bounds:
                 centre = hints[which, column]
                 affinity = np.full(hints.shape, -np.inf, np.float32)
                 affinity[which, column] = np.einsum("ij,ij->i", x[left[which]], self._centres[centre])
-                self.evaluations += len(which)
+                self._count(len(which))
                 self._tighten_by(rows, x, left, affinity, hints)
                 stay = self.bound[rows[left]] >= floor
                 left, cells = left[stay], cells[stay]
@@ -149,6 +163,20 @@ class Bounds:
         Returns which of them are up to date.
         """
         before = self.cell[rows]
+        if self._loops is not None:
+            self._count(
+                self._loops.settle(
+                    rows, x, floor, BLOCK_CENTRES, self.count, self._centres, self._centre_squares, 2.0 * self._slack,
+                    self.squares, self.bound, self.seen, self.cell,
+                )
+            )  # fmt: skip
+        else:
+            self._settle_in_blocks(rows, x, floor)
+        moved = self.cell[rows] != before
+        self._remember(before[moved], self.cell[rows[moved]])
+        return self.is_fresh(rows)
+
+    def _settle_in_blocks(self, rows: IntArray, x: Float32, floor: float) -> None:
         left = np.flatnonzero(self.bound[rows] > 0.0)
         begin = int(self.seen[rows[left]].min(initial=self.count))
         while begin < self.count and len(left):
@@ -159,9 +187,6 @@ class Bounds:
             bound = self.bound[rows[left]]
             left = left[(bound >= floor) & (bound > 0.0)]
             begin = max(end, int(self.seen[rows[left]].min(initial=self.count)))
-        moved = self.cell[rows] != before
-        self._remember(before[moved], self.cell[rows[moved]])
-        return self.is_fresh(rows)
 
     def is_fresh(self, rows: IntArray) -> BoolArray:
         """Which bounds are the distances to the nearest of all centres. None is nearer than an exact copy."""
@@ -177,7 +202,7 @@ class Bounds:
         def settle(first: int) -> None:
             own, limit = rows[first : first + SETTLED_ROWS], limits[first : first + SETTLED_ROWS]
             x = self.padded(own)
-            for begin in range(0, int(limit.max()), LARGE_BLOCK):
+            for begin in range(int(self.seen[own].min()), int(limit.max()), LARGE_BLOCK):
                 self.compare(own, x, begin, min(begin + LARGE_BLOCK, int(limit.max())), limit)
             self.seen[own] = limit
 
@@ -223,8 +248,12 @@ class Bounds:
             a = x[which[part], :-1].astype(np.float64)
             b = self._centres[centre[part], :-1].astype(np.float64)
             exact[part] -= 2.0 * np.einsum("ij,ij->i", a, b)
-        self.evaluations += len(which)
+        self._count(len(which))
         return exact
+
+    def _count(self, distances: int) -> None:
+        with self._counting:
+            self.evaluations += distances
 
     def _remember(self, cells: npt.NDArray[np.int32], centres: npt.NDArray[np.integer]) -> None:
         """Each centre took a row from a cell: the newest hint there. One hint per cell and call is enough."""

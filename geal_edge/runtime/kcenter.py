@@ -8,7 +8,7 @@ measure raw fp32 rows by Euclid; those picks may differ between machines where t
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias, cast
 
 import numpy as np
@@ -40,7 +40,8 @@ class Pick:
                  nothing is known. With the Euclidean metric the squared Euclidean distance of the raw rows
     witness      index of that row within the unit: its farthest, or the one that was drawn; None where there was nothing to
                  be far from, and for exact copies
-    row_squared  the same distance for each of its rows: what of the unit was new, and what was not; empty for the first
+    row_squared  the same distance for each of its rows: what of the unit was new, and what was not; empty for the first, and
+                 where it was not asked for
     cover_squared  the largest such distance that is left in the pool after it: the cover radius of the picks so far
     """
 
@@ -65,6 +66,7 @@ def k_center_greedy(
     pools: Sequence[Sequence[int]] | None = None,
     known: Rows | RawRows | None = None,
     metric: Metric = "cosine",
+    row_distances: bool = True,
     on_pick: Callable[[int], None] | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> list[Pick]:
@@ -77,6 +79,8 @@ def k_center_greedy(
     first    the unit to begin with (the paper draws it: `draw_first`); None: the farthest from what is known
     pools    sets of unit indices, each used up before the next is touched; `first` is in the first. Default: one pool of all
     known    (M, D) rows that are covered before the first pick: initial centres, as of a labelled set
+    row_distances  False leaves every `row_squared` empty, which takes about half the time for large budgets: a pick's other
+             rows, which did not decide, need not be compared with all picks before it. "euclidean" always has them
     on_pick  called with the number of picks so far
     stop     asked before every pick: once it says so, the picks so far are the result
 
@@ -93,31 +97,13 @@ def k_center_greedy(
             rows, offsets, budget, first=first, pools=pools, known=known, metric=metric, on_pick=on_pick, stop=stop
         )
     canonical, covered = cast(Rows, rows), cast(Rows | None, known)
-    return _greedy(canonical, offsets, budget, first, pools, covered, on_pick, stop).picks()
-
-
-def k_center_order(
-    rows: Rows,
-    offsets: IntArray,
-    budget: int,
-    *,
-    first: int | None,
-    pools: Sequence[Sequence[int]] | None = None,
-    known: Rows | None = None,
-    on_pick: Callable[[int], None] | None = None,
-    stop: Callable[[], bool] = lambda: False,
-) -> list[int]:
-    """The units of `k_center_greedy` alone: several times faster for large budgets, since a pick's other rows, which did
-    not decide, need not be compared with all picks before it.
-
-    >>> k_center_order(np.array([[1, 0], [0, 1], [-1, 0], [0, 1]], np.float16), np.arange(5), 4, first=0)
-    [0, 2, 1, 3]
-    """
-    return _greedy(rows, offsets, budget, first, pools, known, on_pick, stop).order
+    pool = _greedy(canonical, offsets, budget, first, pools, covered, on_pick, stop)
+    return pool.with_row_distances() if row_distances else pool.picks
 
 
 def count_distances(rows: Rows, offsets: IntArray, budget: int, *, first: int | None) -> int:
-    """How many distances `k_center_order` computes, fp32 and float64 together; the naive form: rows x rows of all picks.
+    """How many distances `k_center_greedy` computes without `row_distances`, fp32 and float64 together; the naive form
+    computes rows x rows of all picks.
 
     >>> count_distances(np.eye(4, dtype=np.float16), np.arange(5), 2, first=0) <= 16
     True
@@ -263,7 +249,7 @@ def trace(
         lazy = _LazyPool(cast(Rows, rows), offsets, len(order), cast(Rows | None, known))
         for unit in order:
             lazy.take(unit)
-    return lazy.picks()
+    return lazy.with_row_distances()
 
 
 def draw_first(count: int, seed: int) -> int:
@@ -287,9 +273,9 @@ def _greedy(
         for units in pools if pools is not None else [range(len(offsets) - 1)]:
             pool.open(units)
             while pool.goes_on(budget) and not stop():
-                pool.take(first if first is not None and not pool.order else pool.farthest())
+                pool.take(first if first is not None and not pool.picks else None)
                 if on_pick is not None:
-                    on_pick(len(pool.order))
+                    on_pick(len(pool.picks))
     return pool
 
 
@@ -301,14 +287,13 @@ def _require_budget(budget: int) -> None:
 class _LazyPool:
     """A pool of canonical rows while it is being picked from, with nothing computed before it decides.
 
-    order  units picked so far
+    picks  so far, without `row_squared`
     """
 
     def __init__(self, rows: Rows, offsets: IntArray, budget: int, known: Rows | None) -> None:
         sizes = np.diff(offsets)
         capacity = int(np.sort(sizes)[::-1][:budget].sum()) + (0 if known is None else len(known))
-        self.order: list[int] = []
-        self._covers: list[float] = []
+        self.picks: list[Pick] = []
         self._limits: list[int] = []  # centres before each pick
         self._offsets = offsets
         self._owner = np.repeat(np.arange(len(sizes)), sizes)
@@ -338,48 +323,51 @@ class _LazyPool:
         self._top = self._open.top()
 
     def goes_on(self, budget: int) -> bool:
-        return len(self.order) < budget and self._top is not None
+        return len(self.picks) < budget and self._top is not None
 
-    def farthest(self) -> int:
-        """The open unit of the farthest row; the lowest one where nothing is known, so that all are as far."""
-        assert self._top is not None  # noqa: S101  as `goes_on` has said
-        return int(self._owner[self._top[1]])
-
-    def take(self, unit: int) -> None:
-        own = np.arange(self._offsets[unit], self._offsets[unit + 1])
-        self.order.append(unit)
+    def take(self, unit: int | None = None) -> None:
+        """Pick a unit, or the open one of the farthest row: the lowest one where nothing is known, so that all are as far."""
+        if unit is None:
+            assert self._top is not None  # noqa: S101  as `goes_on` has said
+            squared, row = self._top
+            unit = int(self._owner[row])
+        else:
+            own = self._own(unit)
+            self._bounds.settle(own, self._bounds.padded(own), -1.0)
+            row = int(own[self._bounds.bound[own].argmax()])
+            squared = float(self._bounds.bound[row])
+        own = self._own(unit)
+        measured = self._bounds.count > 0
         self._limits.append(self._bounds.count)
         self._open_rows[own] = False
         self._other_rows[own] = False
         self._bounds.add_own(own)
         self._top = self._open.top()
         tops = [top[0] for top in (self._top, self._others.top()) if top is not None]
-        self._covers.append(max(tops, default=0.0))
-
-    def picks(self) -> list[Pick]:
-        """What was picked, with the exact distance of every row of it."""
-        if not self.order:
-            return []
-        owns = [np.arange(self._offsets[unit], self._offsets[unit + 1]) for unit in self.order]
-        begin = 0 if self._limits[0] else 1  # nothing was known to measure the first by
-        if owns[begin:]:
-            limits = np.repeat(self._limits[begin:], [len(own) for own in owns[begin:]])
-            with one_blas_thread():
-                self._bounds.settle_before(np.concatenate(owns[begin:]), limits)
-        picks = []
-        for i, (unit, own, cover) in enumerate(zip(self.order, owns, self._covers, strict=True)):
-            row_squared = self._bounds.bound[own] if i >= begin else np.empty(0)
-            squared = float(row_squared.max(initial=0.0))
-            picks.append(
-                Pick(
-                    unit=unit,
-                    squared=squared,
-                    witness=int(row_squared.argmax()) if squared > 0.0 else None,
-                    row_squared=tuple(row_squared.tolist()),
-                    cover_squared=cover,
-                )
+        self.picks.append(
+            Pick(
+                unit=unit,
+                squared=squared if measured else 0.0,
+                witness=row - int(own[0]) if measured and squared > 0.0 else None,
+                cover_squared=max(tops, default=0.0),
             )
-        return picks
+        )
+
+    def with_row_distances(self) -> list[Pick]:
+        """The picks, with the exact distance of every row of each."""
+        begin = 1 if self._limits and not self._limits[0] else 0  # nothing was known to measure the first by
+        owns = [self._own(pick.unit) for pick in self.picks[begin:]]
+        if owns:
+            limits = np.repeat(self._limits[begin:], [len(own) for own in owns])
+            with one_blas_thread():
+                self._bounds.settle_before(np.concatenate(owns), limits)
+        return self.picks[:begin] + [
+            replace(pick, row_squared=tuple(self._bounds.bound[own].tolist()))
+            for pick, own in zip(self.picks[begin:], owns, strict=True)
+        ]
+
+    def _own(self, unit: int) -> IntArray:
+        return np.arange(self._offsets[unit], self._offsets[unit + 1])
 
 
 class _Pool:

@@ -140,7 +140,8 @@ class SelectedUnit:
 
     squared_distance  exact squared chord from its witness to the units before it; 0.0 for the first
     witness           cluster within the unit, None for the first
-    cluster_squared   the same distance for each of its clusters; empty for the first
+    cluster_squared   the same distance for each of its clusters; empty for the first, and
+                      where it was not asked for
     cover_squared     what the order up to this unit leaves uncovered of the retained units: exact squared chord
     """
 
@@ -338,7 +339,7 @@ class Ladder:
         more, but they live on: what they hold may still be selected, and what they take is how the rest of the round is known.
         Fewer than `count` where the order comes to units that lie within the chord `beyond` of those before them.
         """
-        first = self.selected()[: min(count, self.room)]
+        first = self.selected(row_distances=False)[: min(count, self.room)]
         picks = takewhile(lambda pick: pick.witness is None or chord(pick.squared_distance) > beyond, first)
         return Release(picks=tuple(picks))
 
@@ -352,12 +353,15 @@ class Ladder:
 
     # -- the answer ----------------------------------------------------------------------------------------------------
 
-    def selected(self, *, on_pick: Callable[[int], None] | None = None) -> list[SelectedUnit]:
+    def selected(
+        self, *, row_distances: bool = True, on_pick: Callable[[int], None] | None = None
+    ) -> list[SelectedUnit]:
         """The selected order: exact greedy inside the answering level's set, then greedy fill from the rest.
 
         At most `room` units. The order starts with the oldest unit of the level, or with the farthest from the base where
         there is one. Greedy over all retained units at once would look better and break the certificate; this order never
-        does. `on_pick` is told how many are picked.
+        does. `on_pick` is told how many are picked. Without `row_distances`, which cost more than the order itself, every
+        `cluster_squared` is empty.
         """
         if not self._slots or not self.room:
             return []
@@ -373,6 +377,7 @@ class Ladder:
             first=None if base or not len(inside) else int(inside[0]),
             pools=[pool.tolist() for pool in (inside, rest) if len(pool)],
             known=np.concatenate(base) if base else None,
+            row_distances=row_distances,
             on_pick=on_pick,
         )
         return [self._as_selected(pick) for pick in picks]

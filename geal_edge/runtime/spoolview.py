@@ -56,8 +56,8 @@ class StoredFrame:
     novelty        chord to everything its level held when it was seen; None for the first frame of a round
     radius         radius in force then; None once only the top level was alive
     patch_cluster  int16 (P,): cluster of each patch in row-major order, -1 = distilled away
-    cluster_distances  chord of each of its clusters to the frames before it in the order; empty for the first, for released
-                   frames and for those that are not selected
+    cluster_distances  chord of each of its clusters to the frames before it in the order; empty unless asked for, and for the
+                   first, for released frames and for those that are not selected
     cover_radius   every cluster seen is within this chord of the frames up to this one in the order: for the whole order
                    the certified radius, for a shorter prefix what it leaves uncovered of the retained frames plus the
                    certified radius, at most 2; None where no radius is certified, for released frames and for those that are
@@ -196,16 +196,18 @@ class SpoolView:
             for unit, of_unit in groupby(frames, key=itemgetter(0))
         }
 
-    def retained(self, *, watch: Observer | None = None) -> list[StoredFrame]:
+    def retained(self, *, cluster_distances: bool = False, watch: Observer | None = None) -> list[StoredFrame]:
         """All frames that are here to be sent or may be: the released ones and then the selected ones, in their order, then the
         rest by unit.
 
-        The order is worked out now: of thousands of frames that takes a while, which `watch` can follow.
+        The order is worked out now: of thousands of frames that takes a while, which `watch` can follow, and twice as
+        long with the `cluster_distances` of a heat map.
         """
         ladder = self.ladder()
         watch = watch or Silent()
         watch.begin("ordering the selected frames", min(len(ladder.retained), ladder.room))
-        certified, picks = ladder.radius, ladder.selected(on_pick=lambda _: watch.advance())
+        certified = ladder.radius
+        picks = ladder.selected(row_distances=cluster_distances, on_pick=lambda _: watch.advance())
         final = [unit for (unit,) in self._db.execute(_RELEASED_UNITS)]
         places = {unit: place for place, unit in enumerate(final + [pick.unit for pick in picks], start=1)}
         selected = {pick.unit: pick for pick in picks}
@@ -344,7 +346,7 @@ class SpoolView:
         of_unit = dict(self._db.execute("SELECT unit, count(*) FROM frames GROUP BY unit"))
         if len(sizes := {of_unit[unit] for unit in self.ladder().retained}) == 1:
             return units["selected"] * int(sizes.pop())  # whichever they are: the order takes a while to work out
-        return sum(of_unit[pick.unit] for pick in self.ladder().selected())
+        return sum(of_unit[pick.unit] for pick in self.ladder().selected(row_distances=False))
 
     def gated(self) -> dict[str, int]:
         """Frames that a gate held back, by reason."""

@@ -132,7 +132,7 @@ def read_spool_report(path: Path, *, watch: Observer | None = None) -> Report:
     with open_view(path) as view:
         counts, lost = view.counts()
         timeline = view.timeline
-        frames = view.retained(watch=watch)
+        frames = view.retained(cluster_distances=True, watch=watch)
         places = _seen_at(timeline, [frame.unit for frame in frames])
         others = sorted((f for f in frames if f.order is None), key=lambda f: -(f.novelty or 0.0))
         events = view.events()
