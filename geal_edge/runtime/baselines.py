@@ -140,12 +140,36 @@ def facility_location(
     nearest: Float64 = np.full(len(points), 2.0)
     if known is not None and len(known):
         nearest = np.minimum(nearest, np.sqrt(_nearest(points, known)))
+    return cover_greedily(
+        # Anew at each look: all at once may not fit.
+        lambda unit: np.sqrt(_nearest(points, rows[offsets[unit] : offsets[unit + 1]])),
+        nearest,
+        budget,
+        units=units,
+        on_pick=on_pick,
+        stop=stop,
+    )
+
+
+def cover_greedily(
+    chords_of: Callable[[int], Float64],
+    nearest: Float64,
+    budget: int,
+    *,
+    units: Sequence[int],
+    on_pick: Callable[[int], None] | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> list[int]:
+    """The greedy order of `facility_location`, over any points.
+
+    chords_of  a unit's chords (n,) from each point to its nearest cluster
+    nearest    (n,): the chord from each point to what is covered before the first pick
+    """
     heap = [(-np.inf, unit) for unit in sorted(units)]
     order: list[int] = []
     while heap and len(order) < budget and not stop():
         _, unit = heapq.heappop(heap)
-        own = _nearest(points, rows[offsets[unit] : offsets[unit + 1]])  # anew at each look: all at once may not fit
-        after = np.minimum(nearest, np.sqrt(own))
+        after = np.minimum(nearest, chords_of(unit))
         gain = float((nearest - after).sum())
         if heap and (-gain, unit) > heap[0]:
             heapq.heappush(heap, (-gain, unit))
