@@ -205,9 +205,11 @@ def paced(frames: Sequence[KnowledgeClusters], budget: int) -> list[int]:
         decision = ladder.score(clusters)
         index_of[decision.unit] = i
         ladder.learn(decision)
-        count = due("paced", budget=budget, released=len(ladder.released), progress=(i + 1) / len(frames))
-        if count:
-            ladder.learn_release(ladder.release(count))
+        progress = (i + 1) / len(frames)
+        count = due("paced", budget=budget, released=len(ladder.released), progress=progress)
+        if count:  # as rounds do: what adds little waits, until the round ends
+            beyond = (ladder.radius or 0.0) if progress < 1.0 else -1.0
+            ladder.learn_release(ladder.release(count, beyond=beyond))
     return [index_of[unit] for unit in ladder.released]
 
 
