@@ -20,6 +20,7 @@ from geal_edge.models.named import NAMED
 from geal_edge.runtime.frame import usable
 from geal_edge.runtime.imagefile import encode
 from geal_edge.runtime.sources import open_source
+from tests.tampered import nan_always, tampered
 from tests.tiny import tiny_weights
 from tests.web import safetensors_bytes, site
 
@@ -272,11 +273,47 @@ def test_a_memory_is_filled_shown_merged_and_known(cli, spool, tiny_bundle, tmp_
     assert cli("memory", "add", "--help")[1].count("geal-edge memory add") >= 2
 
 
+def test_verify_records_how_an_engine_answered_and_auto_says_why_it_takes_it(cli, tiny_bundle, tmp_path, state_folder):
+    run = ("run", DRIVE, "--bundle", tiny_bundle.path, "--budget", 5, "--backend", "auto", "--spool")
+    code, _, error = cli(*run, tmp_path / "before")
+    assert code == 0, error
+    assert f"geal-edge verify {tiny_bundle.path} --backend NAME" in error
+    assert not state_folder.exists()
+    code, out, error = cli("verify", tiny_bundle.path, "--backend", "ort-cpu")
+    assert code == 0, error
+    assert "ort-cpu: verified, onnxruntime" in out
+    assert str(state_folder) in out
+    code, out, _ = cli("verify", tiny_bundle.path, "--backend", "ort-cpu", "--json")
+    assert (code, json.loads(out)["passed"]) == (0, True)
+    for words in ((*run, tmp_path / "after"), ("select", DRIVE, "-b", tiny_bundle.path, "-n", 2, "--backend", "auto",
+                                               "-o", tmp_path / "p.json")):  # fmt: skip
+        code, _, error = cli(*words)
+        assert code == 0, error
+        assert "note: backend ort-cpu: verified with onnxruntime" in error
+
+
+def test_an_engine_that_fails_verification_ends_with_a_code_of_its_own_and_run_refuses_it(cli, tiny_bundle, tmp_path):
+    bundle = tampered(tiny_bundle, tmp_path / "bad", nan_always)
+    code, out, _ = cli("verify", bundle.path, "--backend", "ort-cpu")
+    assert code == 8
+    assert "patch_features: FAILED, holds NaN or infinity" in out
+    code, out, _ = cli("verify", bundle.path, "--backend", "ort-cpu", "--json")
+    assert (code, json.loads(out)["passed"]) == (8, False)
+    run = ("run", DRIVE, "--bundle", bundle.path, "--budget", 5, "--spool", tmp_path / "s", "--backend")
+    code, _, error = cli(*run, "ort-cuda")
+    assert code == 21
+    assert f"geal-edge verify {bundle.path} --backend ort-cuda" in error
+    assert cli(*run, "ort-cuda", "--unverified")[0] == 12
+    code, _, error = cli(*run, "ort-cpu")
+    assert code == 22
+    assert "the same command goes on" in error
+
+
 def test_every_command_has_an_example_and_a_place_in_the_help(cli):
     group: Any = get_command(app)
     assert set(group.commands) == {
         "export", "inspect", "select", "report", "extract", "run", "status", "list", "check", "memory",
-        "demo",
+        "demo", "verify",
     }  # fmt: skip
     for name, command in group.commands.items():
         assert f"geal-edge {name}" in command.help, name
@@ -378,7 +415,7 @@ def test_export_in_a_lower_precision_prints_what_each_layer_costs(cli, tmp_path)
     )
     assert code == 0, error
     assert "lowered alone" in out
-    assert "of the fp32 picks'" in out
+    assert "of the exact picks'" in out
 
 
 def test_run_takes_a_backend_by_name_and_names_them_where_there_is_none_of_that_name(cli, tiny_bundle, tmp_path):

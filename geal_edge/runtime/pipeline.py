@@ -12,6 +12,7 @@ finds the spool as it was after the last decision, and a recorded source goes on
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from geal_edge.config import GuardKind
 from geal_edge.errors import FrameError, FrameGated
@@ -20,7 +21,7 @@ from geal_edge.models.preprocess import aspect_warning
 from geal_edge.runtime.clusters import KnowledgeClusters, knowledge_clusters
 from geal_edge.runtime.distill import distill
 from geal_edge.runtime.encoder import Encoder
-from geal_edge.runtime.frame import Frame, LostFrame, usable
+from geal_edge.runtime.frame import Frame, Image, LostFrame, usable
 from geal_edge.runtime.guard import Guard, guard_after
 from geal_edge.runtime.imagefile import Encoding
 from geal_edge.runtime.ladder import Ladder
@@ -31,6 +32,9 @@ from geal_edge.runtime.spool import Spool, SpoolSettings
 from geal_edge.runtime.stopping import Stop
 from geal_edge.runtime.threads import one_blas_thread
 from geal_edge.runtime.units import JudgedFrame, JudgedUnit, Unit, units
+from geal_edge.runtime.watched import WatchedEncoder
+
+AnyEncoder: TypeAlias = Encoder | WatchedEncoder
 
 
 def stream(
@@ -38,7 +42,7 @@ def stream(
     *,
     after: int,
     group_s: float | None,
-    encoder: Encoder,
+    encoder: AnyEncoder,
     selector: Ladder,
     spool: Spool,
     watch: Observer,
@@ -48,10 +52,14 @@ def stream(
     """Judge every unit of `source` behind `after`, the frame_index of the last frame counted.
 
     One bad frame is counted and passed over, and so is one that the guard holds back; the other frames of its unit are
-    judged all the same. Raises Interrupted after the unit in hand once `stop` was asked.
+    judged all the same. Raises Interrupted after the unit in hand once `stop` was asked, and EngineStopped before it where no
+    engine is left.
     """
     for unit in stop.between(units(source.frames(after=after), group_s)):
-        judged = judge(unit, encoder, guard)
+        try:
+            judged = judge(unit, encoder, guard)
+        finally:
+            note_changes(encoder, spool)
         if judged.frames:
             decision = selector.score(judged.clusters)  # asks, changes nothing
             spool.append(judged, decision)  # durable first; an empty decision writes nothing
@@ -63,7 +71,7 @@ def stream(
     spool.finish_source(source.name)
 
 
-def judge(unit: Unit, encoder: Encoder, guard: Guard | None = None) -> JudgedUnit:
+def judge(unit: Unit, encoder: AnyEncoder, guard: Guard | None = None) -> JudgedUnit:
     """The knowledge clusters of every frame of a unit; a frame that cannot be judged does not lose the others."""
     frames: list[JudgedFrame] = []
     gated: list[tuple[Frame | LostFrame, FrameGated]] = []
@@ -84,10 +92,21 @@ def judge(unit: Unit, encoder: Encoder, guard: Guard | None = None) -> JudgedUni
     return JudgedUnit(frames=tuple(frames), lost=tuple(lost), gated=tuple(gated))
 
 
-def clusters_of(frame: Frame, encoder: Encoder) -> KnowledgeClusters:
+def note_changes(encoder: AnyEncoder, spool: Spool) -> None:
+    """Events for what happened to the engines; stored with the decision on the frame that they failed on."""
+    for change in encoder.take_changes():
+        spool.event("engine_stopped" if change.now is None else "engine_changed", **change.as_dict())
+
+
+def clusters_of(frame: Frame, encoder: AnyEncoder) -> KnowledgeClusters:
     """A frame's knowledge clusters. Raises FrameError where nothing in it could be judged."""
+    return clusters_of_image(frame.image, encoder)
+
+
+def clusters_of_image(image: Image, encoder: AnyEncoder) -> KnowledgeClusters:
+    """The same of a picture that has lost its frame."""
     recipe = encoder.bundle.manifest.clusters
-    encoded = encoder(frame.image)
+    encoded = encoder(image)
     distilled = distill(
         encoded.patch_features,
         encoded.cls_attention,
@@ -108,7 +127,7 @@ class RunResult:
 def run(
     sources: Sequence[Source],
     *,
-    encoder: Encoder,
+    encoder: AnyEncoder,
     spool_path: Path,
     budget: int,
     group_s: float | None = None,

@@ -78,7 +78,7 @@ class SelectionParity:
     def __str__(self) -> str:
         return (
             f"selection: {'ok' if self.passed else 'FAILED'}, cover radius x {self.radius_ratio:.3f}, mean cover "
-            f"x {self.mean_ratio:.3f} of the fp32 picks' (allowed x {1 + self.tolerance:.2f}), Jaccard {self.jaccard:.2f}, "
+            f"x {self.mean_ratio:.3f} of the exact picks' (allowed x {1 + self.tolerance:.2f}), Jaccard {self.jaccard:.2f}, "
             f"{self.budget} of {self.frames} frames, {len(self.radius_ratios)} draws"
         )
 
