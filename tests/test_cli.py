@@ -309,11 +309,20 @@ def test_an_engine_that_fails_verification_ends_with_a_code_of_its_own_and_run_r
     assert "the same command goes on" in error
 
 
+def test_build_says_what_it_built_and_leaves_a_plan_that_fits(cli, tiny_bundle, state_folder):
+    pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX: pip install 'geal-edge[rtx]'", exc_type=ImportError)
+    for said in ("built (there was none): ", "fits as it is: "):
+        code, out, error = cli("build", tiny_bundle.path, "--compute-capability", "8.6")
+        assert code == 0, error
+        assert "any GPU of compute capability 8.6" in out
+        assert f"{said}{state_folder}" in out
+
+
 def test_every_command_has_an_example_and_a_place_in_the_help(cli):
     group: Any = get_command(app)
     assert set(group.commands) == {
         "export", "inspect", "select", "report", "extract", "run", "status", "list", "check", "memory",
-        "demo", "verify",
+        "demo", "verify", "build",
     }  # fmt: skip
     for name, command in group.commands.items():
         assert f"geal-edge {name}" in command.help, name

@@ -7,6 +7,8 @@ there is a folder of the machine's own:
       bundles/<64 hex digits of the bundle's digest>/
         verify-<backend>.json           how that engine answered (verify.py)
         ort-tensorrt-<8 hex digits>/    ONNX Runtime's cache of TensorRT engines, for one version on one GPU
+        <module>-<capability>-batch<n>.plan, .json   a TensorRT plan and whom it is for (plan.py)
+      timing-tensorrt-<version>.cache   TensorRT's own, for builds
 
 All of it may be deleted at any time: verification and caches are made anew.
 """
