@@ -38,7 +38,8 @@ def choose(wanted: BackendOrAuto, bundle: Bundle, state: State) -> Engines:
         )
     if wanted == "auto":
         # Of the others only what a person may be surprised by: an engine that was never tried is no news.
-        why += "".join(f"; not {each.backend}: {each.why}" for each in standings if each.verdict in ("failed", "void"))
+        others = [each for each in standings if each.verdict in ("failed", "void")]
+        why += "".join(f"; not {each.backend}: {each.why.removeprefix(f'{each.backend}: ')}" for each in others)
     names = dict.fromkeys([first, *(each.backend for each in verified), REFERENCE_BACKEND])
     return Engines(names=tuple(names), why=why)
 

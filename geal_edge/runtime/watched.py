@@ -145,6 +145,7 @@ class WatchedEncoder:
             return
         self._changes.append(EngineChange(was=failed, now=None, reason="; ".join(tried), unchecked=unchecked))
         raise EngineStopped(
-            f"the engine failed, and the run is paused: {'; '.join(tried)}. Nothing is lost: the same command goes on with the "
-            f"frame in hand. Find out with `geal-edge verify {self.bundle.path} --backend {failed}`, or choose another --backend."
+            f"the engine failed, and the run is paused: {'; '.join(tried)}. Nothing is lost: let it answer for itself "
+            f"again (geal-edge verify {self.bundle.path} --backend {failed}), or choose another --backend, and the same command goes on with the "
+            "frame in hand."
         ) from error
