@@ -35,12 +35,13 @@ FLOAT32 = Tolerances()
 TOLERANCES: dict[Inside, Tolerances] = {
     "fp32": FLOAT32,
     "fp16": Tolerances(feature_error=1.0, feature_cosine=0.999, attention_error=2e-3),
-    "bf16": Tolerances(feature_error=2.0, feature_cosine=0.99, attention_error=1e-2),
+    "bf16": Tolerances(feature_error=4.0, feature_cosine=0.98, attention_error=1e-2),
     "int8": Tolerances(feature_error=10.0, feature_cosine=0.7, attention_error=5e-2),
     "int8-dynamic": Tolerances(feature_error=10.0, feature_cosine=0.7, attention_error=5e-2),
 }
 """For the worst number and token of all, the strictest first. Behind int8 single tokens move much: what that does to the picks
-is judged by selection parity; these find a graph that is broken."""
+is judged by selection parity; these find a graph that is broken. The worst that torch's bfloat16 made of a trained ViT-T/16 was
+1.6, 0.995 and 2e-3."""
 RAW_RELATIVE_ERROR = 1e-4
 
 

@@ -42,6 +42,8 @@ def verify(
     """
     if check is not None and name == REFERENCE_BACKEND:
         raise UsageError(f"--check: picks are measured against those of {name}, so {name} cannot be checked with it.")
+    if check is not None:
+        identity(REFERENCE_BACKEND)  # that it is absent should not be found after the other has selected
     reference = read_reference(bundle)
     here = identity(name)
     within = inside(name, bundle.manifest)

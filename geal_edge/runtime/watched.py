@@ -146,6 +146,6 @@ class WatchedEncoder:
         self._changes.append(EngineChange(was=failed, now=None, reason="; ".join(tried), unchecked=unchecked))
         raise EngineStopped(
             f"the engine failed, and the run is paused: {'; '.join(tried)}. Nothing is lost: let it answer for itself "
-            f"again (geal-edge verify {self.bundle.path} --backend {failed}), or choose another --backend, and the same command goes on with the "
-            "frame in hand."
+            f"again (geal-edge verify {self.bundle.path} --backend {failed}), or choose another --backend, and the same "
+            "command goes on with the frame in hand."
         ) from error
