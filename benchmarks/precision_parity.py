@@ -13,11 +13,12 @@ from benchmarks.common import show
 from geal_edge.cli.export import parse_triple
 from geal_edge.config import IMAGENET_MEAN, IMAGENET_STD, PRESETS, Precision
 from geal_edge.export.graph import build_graph
-from geal_edge.export.lowering import POOL_FRAMES, lower, spread_frames
+from geal_edge.export.lowering import lower
 from geal_edge.models.preprocess import resize
 from geal_edge.models.weights import load_weights
 from geal_edge.runtime.observer import Silent
 from geal_edge.runtime.sources import open_source
+from geal_edge.runtime.spread import POOL_FRAMES, spread_frames
 
 PRECISIONS: tuple[Precision, ...] = ("fp16", "int8", "int8-dynamic")
 

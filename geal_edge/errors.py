@@ -8,12 +8,14 @@
     |  |- WeightsMismatch                6   ... because its tensors are not those of a DINO ViT
     |  |- DownloadError                 19   ... because it is not here and could not be fetched
     |- BundleError                       7   a bundle is absent, damaged, or not what its manifest says
-    |- ParityError                       8   an exported graph does not compute what the weights say
+    |- ParityError                       8   a graph or an engine does not compute what the weights say
     |- SourceError                       9   a source cannot be opened, or holds no frame at all
     |  |- SourceClash                   10   two different sources under one name in one spool
     |- FrameError                       11   one frame is unusable; caught by the pipeline, which counts it as lost
     |  |- FrameGated                 20   ... or as gated: it could be read, and a gate holds it back
     |- BackendError                     12   an engine cannot be started, or answered what it must not
+    |  |- EngineNotVerified             21   ... because it has not answered for itself on this machine
+    |  |- EngineStopped                 22   ... because it failed at work, and none may follow: the run is paused
     |- SpoolError                       13   a spool cannot be used
     |  |- SpoolLocked                   14   ... because another process is writing to it
     |  |- SpoolMismatch                 15   ... because it was filled with another budget, or from other settings
@@ -76,7 +78,7 @@ class BundleError(GealEdgeError):
 
 
 class ParityError(GealEdgeError):
-    """An exported graph does not compute what the weights say, so no bundle was written."""
+    """A graph does not compute what the weights say, so no bundle was written; or an engine does not, so it is not verified."""
 
     exit_code = 8
 
@@ -117,6 +119,18 @@ class BackendError(GealEdgeError):
     """An engine cannot be started, or answered with other names, dtypes, shapes or values than it promised."""
 
     exit_code = 12
+
+
+class EngineNotVerified(BackendError):
+    """An engine has not answered the reference frames on this machine; the message holds the command that lets it."""
+
+    exit_code = 21
+
+
+class EngineStopped(BackendError):
+    """An engine failed at work and none is left, or none may follow. The run is paused: nothing of its frame is counted."""
+
+    exit_code = 22
 
 
 class SpoolError(GealEdgeError):

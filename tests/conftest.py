@@ -22,6 +22,13 @@ def shared() -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def state_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What commands find out about this machine stays in the test's own folder."""
+    monkeypatch.setenv("GEAL_EDGE_STATE", str(tmp_path / "state"))
+    return tmp_path / "state"
+
+
 @pytest.fixture(scope="session")
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A real bundle of a two-block ViT, 160 wide x 160 high, 100 patches: enough for K-Means to have something to do."""

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from geal_edge.errors import BackendError
-from geal_edge.export.parity import compare
 from geal_edge.models.bundle import Bundle
 from geal_edge.runtime.backends import Backend
 from geal_edge.runtime.encoder import Encoder
 from geal_edge.runtime.frame import Frame, LostFrame
+from geal_edge.runtime.parity import compare
 from geal_edge.runtime.sources import Source, open_source
 
 OpenSource: TypeAlias = Callable[[], Source]

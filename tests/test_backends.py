@@ -143,10 +143,10 @@ def test_the_encoder_rounds_tokens_to_fp16_and_keeps_attention_in_fp32(tiny_bund
 
 @pytest.mark.parametrize("check", BACKEND_CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("name", ["ort-cpu", "openvino"])
-def test_every_backend_holds_the_contract(tiny_bundle, name, check):
+def test_every_backend_holds_the_contract(tiny_bundle, tmp_path, name, check):
     if name == "openvino":
         pytest.importorskip("openvino", reason="needs OpenVINO: pip install 'geal-edge[openvino]'")
-    check(lambda graph: open_backend(name, graph, threads=1), tiny_bundle)
+    check(lambda graph: open_backend(name, graph, cache=tmp_path, threads=1), tiny_bundle)
 
 
 @pytest.mark.parametrize("hint", ["bf16", "f16"])

@@ -21,6 +21,7 @@ from geal_edge.runtime import kcenter
 from geal_edge.runtime.frame import usable
 from geal_edge.runtime.imagefile import encode
 from geal_edge.runtime.sources import open_source
+from tests.tampered import nan_always, tampered
 from tests.tiny import tiny_weights
 from tests.web import safetensors_bytes, site
 
@@ -299,11 +300,56 @@ def test_run_takes_what_is_known_and_selects_none_of_it_again(cli, spool, tiny_b
     assert cli("check", tmp_path / "again")[0] == 0
 
 
+def test_verify_records_how_an_engine_answered_and_auto_says_why_it_takes_it(cli, tiny_bundle, tmp_path, state_folder):
+    run = ("run", DRIVE, "--bundle", tiny_bundle.path, "--budget", 5, "--backend", "auto", "--spool")
+    code, _, error = cli(*run, tmp_path / "before")
+    assert code == 0, error
+    assert f"geal-edge verify {tiny_bundle.path} --backend NAME" in error
+    assert not state_folder.exists()
+    code, out, error = cli("verify", tiny_bundle.path, "--backend", "ort-cpu")
+    assert code == 0, error
+    assert "ort-cpu: verified, onnxruntime" in out
+    assert str(state_folder) in out
+    code, out, _ = cli("verify", tiny_bundle.path, "--backend", "ort-cpu", "--json")
+    assert (code, json.loads(out)["passed"]) == (0, True)
+    for words in ((*run, tmp_path / "after"), ("select", DRIVE, "-b", tiny_bundle.path, "-n", 2, "--backend", "auto",
+                                               "-o", tmp_path / "p.json")):  # fmt: skip
+        code, _, error = cli(*words)
+        assert code == 0, error
+        assert "note: backend ort-cpu: verified with onnxruntime" in error
+
+
+def test_an_engine_that_fails_verification_ends_with_a_code_of_its_own_and_run_refuses_it(cli, tiny_bundle, tmp_path):
+    bundle = tampered(tiny_bundle, tmp_path / "bad", nan_always)
+    code, out, _ = cli("verify", bundle.path, "--backend", "ort-cpu")
+    assert code == 8
+    assert "patch_features: FAILED, holds NaN or infinity" in out
+    code, out, _ = cli("verify", bundle.path, "--backend", "ort-cpu", "--json")
+    assert (code, json.loads(out)["passed"]) == (8, False)
+    run = ("run", DRIVE, "--bundle", bundle.path, "--budget", 5, "--spool", tmp_path / "s", "--backend")
+    code, _, error = cli(*run, "ort-cuda")
+    assert code == 21
+    assert f"geal-edge verify {bundle.path} --backend ort-cuda" in error
+    assert cli(*run, "ort-cuda", "--unverified")[0] == 12
+    code, _, error = cli(*run, "ort-cpu")
+    assert code == 22
+    assert "the same command goes on with the frame in hand" in error
+
+
+def test_build_says_what_it_built_and_leaves_a_plan_that_fits(cli, tiny_bundle, state_folder):
+    pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX: pip install 'geal-edge[rtx]'", exc_type=ImportError)
+    for said in ("built (there was none): ", "fits as it is: "):
+        code, out, error = cli("build", tiny_bundle.path, "--compute-capability", "8.6")
+        assert code == 0, error
+        assert "any GPU of compute capability 8.6" in out
+        assert f"{said}{state_folder}" in out
+
+
 def test_every_command_has_an_example_and_a_place_in_the_help(cli):
     group: Any = get_command(app)
     assert set(group.commands) == {
         "export", "inspect", "select", "report", "extract", "run", "status", "list", "check", "memory",
-        "demo",
+        "demo", "verify", "build",
     }  # fmt: skip
     for name, command in group.commands.items():
         assert f"geal-edge {name}" in command.help, name
@@ -424,13 +470,14 @@ def test_export_in_a_lower_precision_prints_what_each_layer_costs(cli, tmp_path)
     )
     assert code == 0, error
     assert "lowered alone" in out
-    assert "of the fp32 picks'" in out
+    assert "of the exact picks'" in out
 
 
 def test_run_takes_a_backend_by_name_and_names_them_where_there_is_none_of_that_name(cli, tiny_bundle, tmp_path):
     pytest.importorskip("openvino", reason="needs OpenVINO: pip install 'geal-edge[openvino]'")
     words = ("run", DRIVE, "--bundle", tiny_bundle.path, "--spool", tmp_path / "s", "--budget", 5)
-    assert cli(*words, "--backend", "openvino")[0] == 0
+    assert cli(*words, "--backend", "openvino")[0] == 21
+    assert cli(*words, "--backend", "openvino", "--unverified")[0] == 0
     code, _, error = cli(*words, "--backend", "tensorrt")
     assert code == 2
     assert "openvino" in error

@@ -18,9 +18,10 @@ from geal_edge import __version__
 from geal_edge.config import IMAGENET_MEAN, IMAGENET_STD, SIZES
 from geal_edge.errors import UsageError
 from geal_edge.export.graph import build_graph, serialize
-from geal_edge.export.parity import Tolerances, compare, reference_forward
+from geal_edge.export.parity import reference_forward
 from geal_edge.models.vit import Geometry, Weights
 from geal_edge.models.weights import untrained
+from geal_edge.runtime.parity import Tolerances, compare
 from tests.tiny import NORM, TINY8, TINY16, random_frames, run_onnx, tiny_weights
 
 SHARP = Tolerances(feature_error=2e-5, feature_cosine=0.999999999, attention_error=1e-6)

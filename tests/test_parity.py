@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from geal_edge.errors import ParityError, UsageError
-from geal_edge.export.parity import Tolerances, compare, reference_forward
+from geal_edge.export.parity import reference_forward
 from geal_edge.models.vit import Weights
+from geal_edge.runtime.parity import Tolerances, compare
 from tests.tiny import NORM, TINY8, TINY16, random_frames, tiny_weights
 
 

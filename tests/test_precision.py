@@ -16,14 +16,17 @@ from geal_edge.export.exporter import ExportOptions, export
 from geal_edge.export.graph import build_graph, serialize
 from geal_edge.export.layers import MOVES, role_of
 from geal_edge.export.lint import lint
-from geal_edge.export.lowering import layers_of, lowered_model, spread_frames
-from geal_edge.export.parity import FLOAT32, compare, reference_forward
+from geal_edge.export.lowering import layers_of, lowered_model
+from geal_edge.export.parity import reference_forward
 from geal_edge.export.precision import to_fp16, with_ranges
 from geal_edge.models.bundle import Bundle
 from geal_edge.runtime.backends.ort import OrtCpu
 from geal_edge.runtime.encoder import Encoder
 from geal_edge.runtime.observer import Silent
+from geal_edge.runtime.parity import FLOAT32, compare
+from geal_edge.runtime.selection_parity import COVER_TOLERANCE
 from geal_edge.runtime.sources import open_source
+from geal_edge.runtime.spread import spread_frames
 from tests.tiny import NORM, TINY8, random_frames, run_onnx, tiny_weights
 
 LOWER = ("fp16", "int8", "int8-dynamic")
@@ -227,7 +230,7 @@ def test_the_same_frames_give_the_same_int8_bundle(tmp_path):
 
 
 def test_what_selects_worse_is_not_written_and_says_what_to_change(tmp_path, monkeypatch):
-    monkeypatch.setitem(lowering.COVER_TOLERANCE, "int8", -0.5)
+    monkeypatch.setitem(COVER_TOLERANCE, "int8", -0.5)
     options = replace(SMALL, precision="int8")
     with pytest.raises(ParityError, match=r"Lower --max-loss from 0\.00") as refused:
         export(tiny_weights(), tmp_path / "b", options, calibrate=open_source(DRIVE), watch=Silent())

@@ -5,7 +5,21 @@ import sys
 import typer
 
 import geal_edge
-from geal_edge.cli import check, demo, export, extract, inspect, list_, memory, report, run, select, status
+from geal_edge.cli import (
+    build,
+    check,
+    demo,
+    export,
+    extract,
+    inspect,
+    list_,
+    memory,
+    report,
+    run,
+    select,
+    status,
+    verify,
+)
 from geal_edge.errors import GealEdgeError, StorageError
 
 app = typer.Typer(
@@ -21,6 +35,8 @@ app = typer.Typer(
 MODEL, CHOOSE, VEHICLE, HELP = "Model", "Choose", "Vehicle", "Help"
 
 app.command("export", rich_help_panel=MODEL)(export.export)
+app.command("build", rich_help_panel=MODEL)(build.build)
+app.command("verify", rich_help_panel=MODEL)(verify.verify)
 app.command("inspect", rich_help_panel=MODEL)(inspect.inspect)
 app.command("select", rich_help_panel=CHOOSE)(select.select)
 app.command("report", rich_help_panel=CHOOSE)(report.report)

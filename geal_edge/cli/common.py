@@ -17,11 +17,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from geal_edge.config import GuardKind
 from geal_edge.errors import UsageError
 from geal_edge.models.bundle import Bundle
-from geal_edge.runtime.backends.choice import BackendName, open_backend
+from geal_edge.runtime.backends.choice import BackendOrAuto, Open, open_backend
 from geal_edge.runtime.encoder import Encoder
+from geal_edge.runtime.engines import Engines, choose, require_verified
 from geal_edge.runtime.sources import Source, open_source
 from geal_edge.runtime.sources.bags import BagSource
+from geal_edge.runtime.state import State
 from geal_edge.runtime.stopping import Stop
+from geal_edge.runtime.watched import OnFailure, WatchedEncoder, default_on_failure
 
 PROGRESS_AFTER_S = 2.0
 
@@ -64,9 +67,11 @@ Threads: TypeAlias = Annotated[
     int | None, typer.Option(min=1, help="Threads inside one inference. Default: the CPUs this process may use.")
 ]
 BackendChoice: TypeAlias = Annotated[
-    BackendName,
+    BackendOrAuto,
     typer.Option(
-        "--backend", help="Engine: ONNX Runtime, or OpenVINO in f32, or in bf16 or f16 where the processor can."
+        "--backend",
+        help="Engine: ONNX Runtime on the CPU or, of an NVIDIA GPU, with CUDA or TensorRT; OpenVINO in f32, or in bf16 or f16 "
+        "where the processor can; auto: the fastest that `geal-edge verify` has found right on this machine.",
     ),
 ]
 Quiet: TypeAlias = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
@@ -95,10 +100,52 @@ def say_notes(sources: Iterable[Source], watch: "Terminal") -> None:
                 watch.warn(f"{source.name}: {note}")
 
 
-def open_encoder(bundle: Path, threads: int | None, backend: BackendName = "ort-cpu") -> Encoder:
-    """The bundle on a backend, to be entered."""
-    opened = Bundle.open(bundle)
-    return Encoder(opened, open_backend(backend, opened.graph, threads=threads))
+def machine_state() -> State:
+    """Where this machine's state lies."""
+    return State.of(os.environ)
+
+
+def backends_of(bundle: Bundle, state: State, threads: int | None = None) -> Open:
+    """What opens a backend on a bundle by its name."""
+    return lambda name: open_backend(name, bundle.graph, cache=state.of_bundle(bundle.digest), threads=threads)
+
+
+def open_encoder(
+    bundle: Path, threads: int | None, backend: BackendOrAuto = "ort-cpu", watch: "Terminal | None" = None
+) -> Encoder:
+    """The bundle on a backend, to be entered; `watch` is told why where it was chosen."""
+    opened, state = Bundle.open(bundle), machine_state()
+    return Encoder(opened, backends_of(opened, state, threads)(_chosen(backend, opened, state, watch).names[0]))
+
+
+def open_watched(
+    bundle: Path,
+    threads: int | None,
+    backend: BackendOrAuto,
+    *,
+    unverified: bool,
+    on_failure: OnFailure | None,
+    watch: "Terminal",
+) -> WatchedEncoder:
+    """The bundle on a backend that has answered for itself, with those behind it that may take over; to be entered."""
+    opened, state = Bundle.open(bundle), machine_state()
+    engines = _chosen(backend, opened, state, watch)
+    if not unverified:
+        require_verified(engines.names[0], opened, state)
+    return WatchedEncoder(
+        opened,
+        engines.names,
+        backends_of(opened, state, threads),
+        on_failure=on_failure or default_on_failure(),
+        state=state,
+    )
+
+
+def _chosen(backend: BackendOrAuto, bundle: Bundle, state: State, watch: "Terminal | None") -> Engines:
+    engines = choose(backend, bundle, state)
+    if backend == "auto" and watch is not None:
+        watch.warn(f"backend {engines.why}")
+    return engines
 
 
 def require_writable_place(out: Path) -> None:

@@ -18,8 +18,8 @@ from geal_edge.cli.common import (
     Terminal,
     Threads,
     Topics,
-    open_encoder,
     open_sources,
+    open_watched,
     say_notes,
     stopping_well,
     untrained_note,
@@ -28,6 +28,7 @@ from geal_edge.cli.status import certificate_words
 from geal_edge.runtime import pipeline
 from geal_edge.runtime.imagefile import Encoding
 from geal_edge.runtime.spoolview import SpoolView, open_view
+from geal_edge.runtime.watched import OnFailure
 
 MAX_BUDGET = 1_000_000
 
@@ -57,6 +58,16 @@ def run(
     ] = False,
     guard: Guard = None,
     backend: BackendChoice = "ort-cpu",
+    unverified: Annotated[
+        bool, typer.Option("--unverified", help="Run an engine that `geal-edge verify` has not found right here.")
+    ] = False,
+    on_engine_failure: Annotated[
+        OnFailure | None,
+        typer.Option(
+            help="When the engine answers nonsense or drifts: go on with the next verified one, in the end ONNX Runtime on the "
+            "CPU; or pause. Default: pause on a Jetson, else cpu.",
+        ),
+    ] = None,
     threads: Threads = None,
     quiet: Quiet = False,
 ) -> None:
@@ -67,12 +78,17 @@ def run(
     All cameras of one instant as one: `geal-edge run drive.mcap --topic '/cam_*' --group 0.02 --bundle bundle --spool spool
     --budget 50`
 
+    On the fastest engine that was verified here: `geal-edge run drive.mp4 --bundle bundle --spool spool --budget 50 --backend
+    auto`
+
     With no broken frames in it: `geal-edge run drive.mp4 --bundle bundle --spool spool --budget 50 --guard pixels`
     """
     opened = open_sources(sources, name=name, fps=fps, topics=topic, group_s=group)
     with Terminal(quiet=quiet) as watch, stopping_well() as stop:
         say_notes(opened, watch)
-        with open_encoder(bundle, threads, backend) as encoder:
+        with open_watched(
+            bundle, threads, backend, unverified=unverified, on_failure=on_engine_failure, watch=watch
+        ) as encoder:
             result = pipeline.run(
                 opened,
                 encoder=encoder,

@@ -171,7 +171,7 @@ def select(
     opened = open_sources(sources or [], name=name, fps=fps, topics=topic, group_s=group)
     with ExitStack() as stack:
         watch, stop = stack.enter_context(Terminal(quiet=quiet)), stack.enter_context(stopping_well())
-        encoder = stack.enter_context(LateEncoder(open_encoder(bundle, threads, backend)))
+        encoder = stack.enter_context(LateEncoder(open_encoder(bundle, threads, backend, watch)))
         manifest = encoder.bundle.manifest
         recipe = _recipe(manifest, preset, attention_ratio, ratio_rule, clusters_per_frame, kmeans_metric, downsampling)
         config = _config(manifest, preset, strategy, metric, sampling, reduction)

@@ -4,8 +4,7 @@ import io
 import os
 import shutil
 import zipfile
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,20 +17,21 @@ from geal_edge.errors import BundleError, ParityError, SourceError, UsageError
 from geal_edge.export.answers import answers
 from geal_edge.export.graph import OPSET, build_graph, serialize
 from geal_edge.export.lint import lint
-from geal_edge.export.lowering import POOL_FRAMES, Lowered, lower, spread_frames
-from geal_edge.export.parity import TOLERANCES, ParityReport, Tolerances, compare, reference_forward
+from geal_edge.export.lowering import Lowered, lower
+from geal_edge.export.parity import reference_forward
 from geal_edge.models.bundle import GRAPH_FILE, MANIFEST_FILE, REFERENCE_FILE, Bundle, Manifest, digest, manifest_bytes
 from geal_edge.models.preprocess import resize
 from geal_edge.models.vit import Geometry, Weights
 from geal_edge.runtime import durable
 from geal_edge.runtime.frame import Frame
 from geal_edge.runtime.observer import Observer
+from geal_edge.runtime.parity import ParityReport, compare, tolerances
 from geal_edge.runtime.sources import Source
 from geal_edge.runtime.sources.drawn import DrawnDrive
+from geal_edge.runtime.spread import POOL_FRAMES, spread_frames
 
 BUNDLE_FILES = (GRAPH_FILE, REFERENCE_FILE, MANIFEST_FILE)
 REFERENCE_FRAMES = 8
-RAW_RELATIVE_ERROR = 1e-4
 DRAWN_FRAMES = 64  # the drive from which they are taken where the user names none
 Triple = tuple[float, float, float]
 
@@ -112,7 +112,9 @@ def export(
         tap=options.tap,
     )
     expected = _expected(weights, frames, options, watch)
-    parity = compare(expected, answers(serialize(model), frames, options.batch), tolerances(options, expected, "fp32"))
+    parity = compare(
+        expected, answers(serialize(model), frames, options.batch), tolerances("fp32", options.tap, expected)
+    )
     if not parity.passed:
         raise ParityError(
             f"the exported graph does not compute what the weights say, so no bundle was written:\n{parity}\n"
@@ -135,7 +137,7 @@ def export(
         parity = compare(
             expected,
             answers(serialize(model), frames, options.batch),
-            tolerances(options, expected, options.precision),
+            tolerances(options.precision, options.tap, expected),
         )
         require_sound(lowered, parity, options.precision)
     graph = serialize(model)
@@ -213,18 +215,6 @@ def reference_frames(check: Source | None, options: ExportOptions) -> tuple[npt.
     if not frames:
         raise SourceError(f"{source.spec}: no usable frame to check the export with. Give another --check SOURCE.")
     return np.stack(frames), source.name if check is not None else "drawn"
-
-
-def tolerances(
-    options: ExportOptions, expected: Mapping[str, npt.NDArray[np.floating]], precision: Precision
-) -> Tolerances:
-    """The precision's. Raw features have no LayerNorm to bound them, so their error is held against their own size."""
-    allowed = TOLERANCES[precision]
-    if options.tap == "norm":
-        return allowed
-    largest = float(np.abs(expected["patch_features"]).max())
-    grown = allowed.feature_error / TOLERANCES["fp32"].feature_error
-    return replace(allowed, feature_error=max(allowed.feature_error, RAW_RELATIVE_ERROR * grown * largest))
 
 
 def require_free_place(out: Path) -> None:

@@ -10,7 +10,7 @@ the statistics in float32 whatever the graph says, so no loss would show there w
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,17 +26,12 @@ from geal_edge.export.layers import role_of
 from geal_edge.export.precision import Ranges, has_weights, to_fp16, to_int8, to_int8_dynamic, with_ranges
 from geal_edge.runtime.clusters import Rows, knowledge_clusters
 from geal_edge.runtime.distill import distill
-from geal_edge.runtime.frame import Frame
 from geal_edge.runtime.kcenter import draw_first, k_center_greedy, offsets_of
 from geal_edge.runtime.observer import Observer
-from geal_edge.runtime.selection_parity import SelectionParity, selection_parity
-from geal_edge.runtime.sources import Source
+from geal_edge.runtime.selection_parity import COVER_TOLERANCE, SelectionParity, selection_parity
+from geal_edge.runtime.spread import Frames
 from geal_edge.runtime.threads import one_blas_thread
 
-Frames = npt.NDArray[np.uint8]
-
-POOL_FRAMES = 1024
-"""Frames of the calibration source that both bundles select from, at most: spread evenly over it."""
 CALIBRATION_FRAMES = 256
 """Frames from which ranges are taken: those that our own selection picks from the pool."""
 SENSITIVITY_FRAMES = 8
@@ -44,8 +39,6 @@ SENSITIVITY_FRAMES = 8
 
 MAX_LOSS: dict[Precision, float] = {"fp16": 1e-3, "int8": 4e-3, "int8-dynamic": 4e-3}
 """What the lowered layers may cost together, where the user gives no limit."""
-COVER_TOLERANCE: dict[Precision, float] = {"fp16": 0.02, "int8": 0.05, "int8-dynamic": 0.05}
-"""How far above 1 the cover of the picks may be (runtime/selection_parity.py)."""
 SQUARE_LIMIT = math.sqrt(float(np.finfo(np.float16).max))
 
 
@@ -199,30 +192,6 @@ def layers_of(model: onnx.ModelProto, precision: Precision, depth: int) -> dict[
         elif precision != "fp16" and has_weights(node, stored) and (precision == "int8" or node.op_type == "MatMul"):
             layers[node.name.removesuffix(".matmul")] = {node.name}
     return layers
-
-
-def spread_frames(
-    source: Source, at_most: int, shrink: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]]
-) -> Frames:
-    """At least half of `at_most` frames spread evenly over a source, or all of a shorter one: (n, H, W, 3).
-
-    shrink  a frame's image -> at the input size
-
-    Read once, however long: when twice too many are in hand, every other one is let go. Raises SourceError where there is
-    no usable frame.
-    """
-    frames: list[npt.NDArray[np.uint8]] = []
-    position, stride = 0, 1
-    for item in source.frames():
-        if isinstance(item, Frame):
-            if position % stride == 0:
-                frames.append(shrink(item.image))
-            position += 1
-            if len(frames) > at_most:
-                frames, stride = frames[::2], 2 * stride
-    if not frames:
-        raise SourceError(f"{source.spec}: no usable frame to calibrate with. Give another --calibrate SOURCE.")
-    return np.stack(frames)
 
 
 def _sensitivity(

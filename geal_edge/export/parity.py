@@ -1,154 +1,20 @@
-"""Does an engine compute what the weights say? A float64 forward pass in plain NumPy, and how far an answer is from it.
+"""What the weights say: a float64 forward pass in plain NumPy, against which graphs and engines are held (runtime/parity.py).
 
-The forward pass shares nothing with the graph but the position embedding: it runs every block in full, then takes what
-GEAL looks at from the complete tensors. An engine is the dict of arrays that it answered; none is imported here.
+It shares nothing with the graph but the position embedding: it runs every block in full, then takes what GEAL looks at from
+the complete tensors.
 """
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import erf
 
-from geal_edge.config import Precision
-from geal_edge.errors import ParityError
 from geal_edge.models.posembed import interpolate_pos_embed
 from geal_edge.models.vit import HEAD_DIM, LAYER_NORM_EPS, Weights
-
-Float64s: TypeAlias = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tolerances:
-    """What an answer may differ by. The defaults are those of a float32 engine.
-
-    feature_error   largest |difference| of one number in `patch_features` or `cls_embedding`
-    feature_cosine  smallest cosine between a token and its reference
-    attention_error largest |difference| of one number in `cls_attention`
-    """
-
-    feature_error: float = 2e-3
-    feature_cosine: float = 0.99999
-    attention_error: float = 1e-5
-
-
-FLOAT32 = Tolerances()
-
-TOLERANCES: dict[Precision, Tolerances] = {
-    "fp32": FLOAT32,
-    "fp16": Tolerances(feature_error=1.0, feature_cosine=0.999, attention_error=2e-3),
-    "int8": Tolerances(feature_error=10.0, feature_cosine=0.7, attention_error=5e-2),
-    "int8-dynamic": Tolerances(feature_error=10.0, feature_cosine=0.7, attention_error=5e-2),
-}
-"""For the worst number and token of all. Behind int8 single tokens move much: what that does to the picks is judged by
-selection parity; these find a graph that is broken."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutputParity:
-    """One output's distance from the reference; NaN or infinity anywhere makes the error infinite and the cosine -1.
-
-    min_cosine and cosine_tolerance are None for the attention, which is judged by its error alone.
-    """
-
-    name: str
-    max_error: float
-    error_tolerance: float
-    min_cosine: float | None = None
-    cosine_tolerance: float | None = None
-
-    @property
-    def passed(self) -> bool:
-        alike = self.min_cosine is None or self.cosine_tolerance is None or self.min_cosine >= self.cosine_tolerance
-        return alike and self.max_error <= self.error_tolerance
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON, which has no infinity: null is an error beyond all numbers."""
-        finite = math.isfinite(self.max_error)
-        return {
-            "max_error": self.max_error if finite else None,
-            "error_tolerance": self.error_tolerance,
-            "min_cosine": self.min_cosine,
-            "cosine_tolerance": self.cosine_tolerance,
-            "passed": self.passed,
-        }
-
-    def __str__(self) -> str:
-        if not math.isfinite(self.max_error):
-            return f"{self.name}: FAILED, holds NaN or infinity"
-        verdict = "ok" if self.passed else "FAILED"
-        text = f"{self.name}: {verdict}, largest error {self.max_error:.1e} (allowed {self.error_tolerance:.0e})"
-        if self.min_cosine is not None:
-            text += f", smallest cosine {self.min_cosine:.7f} (allowed {self.cosine_tolerance})"
-        return text
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ParityReport:
-    """How far an answer is from the reference, output by output; `str` has a line for each."""
-
-    frames: int
-    outputs: tuple[OutputParity, ...]
-
-    @property
-    def passed(self) -> bool:
-        return all(output.passed for output in self.outputs)
-
-    def as_dict(self) -> dict[str, Any]:
-        outputs = {output.name: output.as_dict() for output in self.outputs}
-        return {"passed": self.passed, "frames": self.frames, "outputs": outputs}
-
-    def __str__(self) -> str:
-        return "\n".join(str(output) for output in self.outputs)
-
-
-def compare(
-    reference: Mapping[str, npt.NDArray[np.floating]],
-    answer: Mapping[str, npt.NDArray[np.floating]],
-    tolerances: Tolerances = FLOAT32,
-) -> ParityReport:
-    """Hold `answer` against `reference`, in float64; outputs that only the answer has are not looked at.
-
-    Both: `patch_features` (N, P, D), `cls_attention` (N, P), `cls_embedding` (N, D) where the reference has it.
-    Raises ParityError where an output is absent or has another shape; a difference is for the caller to judge.
-    """
-    outputs = []
-    for name, expected in reference.items():
-        if name not in answer:
-            raise ParityError(
-                f"output {name!r} is missing, the engine answers {sorted(answer)}. Export the model again."
-            )
-        if answer[name].shape != expected.shape:
-            raise ParityError(
-                f"output {name!r} has shape {answer[name].shape}, expected {expected.shape}. Export the model again."
-            )
-        a, b = expected.astype(np.float64), answer[name].astype(np.float64)
-        finite = bool(np.isfinite(a).all() and np.isfinite(b).all())
-        error = float(np.abs(a - b).max()) if finite else math.inf
-        if name == "cls_attention":
-            outputs.append(OutputParity(name=name, max_error=error, error_tolerance=tolerances.attention_error))
-            continue
-        outputs.append(
-            OutputParity(
-                name=name,
-                max_error=error,
-                error_tolerance=tolerances.feature_error,
-                min_cosine=_min_cosine(a, b) if finite else -1.0,
-                cosine_tolerance=tolerances.feature_cosine,
-            )
-        )
-    return ParityReport(frames=len(next(iter(reference.values()))), outputs=tuple(outputs))
-
-
-def _min_cosine(a: Float64s, b: Float64s) -> float:
-    """Smallest cosine of two arrays' rows (last axis); two zero rows are the same, a zero row and another are not."""
-    dots = (a * b).sum(-1)
-    norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
-    same = (a == b).all(-1)
-    return float(np.where(same, 1.0, dots / np.where(norms > 0, norms, 1.0)).min())
+from geal_edge.runtime.parity import Float64s
 
 
 def reference_forward(

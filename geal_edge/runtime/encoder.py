@@ -1,6 +1,6 @@
 """A frame becomes patch tokens and CLS attention: resize, one pass through the backend, and the answer believed only if sane."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any
 
@@ -26,6 +26,24 @@ class Encoded:
     patch_features: npt.NDArray[np.float16]
     cls_attention: npt.NDArray[np.float32]
     cls_embedding: npt.NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineChange:
+    """An engine failed. As the event `engine_changed`, or `engine_stopped` where none follows.
+
+    now        the engine that answers from this frame on; None: none does
+    reason     what the failed one did
+    unchecked  frames that it answered since it was last held against the reference
+    """
+
+    was: str
+    now: str | None
+    reason: str
+    unchecked: int
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 class Encoder:
@@ -56,12 +74,20 @@ class Encoder:
     def __call__(self, image: Image) -> Encoded:
         """Encode one frame, uint8 (H, W, 3) RGB of any size. Raises BackendError for an answer that cannot be meant."""
         manifest = self.bundle.manifest
-        small = resize(image, manifest.width, manifest.height, manifest.resize)
-        batch = small[None] if manifest.batch in (None, 1) else np.repeat(small[None], manifest.batch, axis=0)
-        answer = self.backend.run({"image": batch})
+        answer = self.answer(resize(image, manifest.width, manifest.height, manifest.resize))
         return Encoded(
             patch_features=_features(answer), cls_attention=_attention(answer), cls_embedding=_embedding(answer)
         )
+
+    def answer(self, image: Image) -> Arrays:
+        """All that the engine says of one frame, which has the input size already: not looked at, and valid until the next."""
+        batch = self.bundle.manifest.batch
+        frames = image[None] if batch in (None, 1) else np.repeat(image[None], batch, axis=0)
+        return {name: values[0] for name, values in self.backend.run({"image": frames}).items()}
+
+    def take_changes(self) -> list[EngineChange]:
+        """None, ever: one engine alone is not replaced (watched.py)."""
+        return []
 
     def _promised_inputs(self) -> dict[str, TensorSpec]:
         m = self.bundle.manifest
@@ -85,14 +111,14 @@ class Encoder:
 
 def _features(answer: Arrays) -> npt.NDArray[np.float16]:
     with np.errstate(over="ignore"):  # too large for fp16 becomes inf, and is refused in the next line
-        features: npt.NDArray[np.float16] = answer["patch_features"][0].astype(np.float16)
+        features: npt.NDArray[np.float16] = answer["patch_features"].astype(np.float16)
     if not np.isfinite(features).all():
         raise BackendError("patch_features holds NaN, infinity or numbers beyond fp16: this engine cannot be trusted.")
     return features
 
 
 def _attention(answer: Arrays) -> npt.NDArray[np.float32]:
-    attention: npt.NDArray[np.float32] = answer["cls_attention"][0].copy()
+    attention: npt.NDArray[np.float32] = answer["cls_attention"].copy()
     total = float(attention.sum(dtype=np.float64))
     if not (abs(total - 1.0) < 1e-2 and attention.min() >= 0.0):
         raise BackendError(f"cls_attention sums to {total:g} instead of 1: this engine cannot be trusted.")
@@ -102,7 +128,7 @@ def _attention(answer: Arrays) -> npt.NDArray[np.float32]:
 def _embedding(answer: Arrays) -> npt.NDArray[np.float32] | None:
     if "cls_embedding" not in answer:
         return None
-    embedding: npt.NDArray[np.float32] = answer["cls_embedding"][0].copy()
+    embedding: npt.NDArray[np.float32] = answer["cls_embedding"].copy()
     if not np.isfinite(embedding).all():
         raise BackendError("cls_embedding holds NaN or infinity: this engine cannot be trusted.")
     return embedding

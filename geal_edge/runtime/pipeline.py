@@ -12,6 +12,7 @@ finds the spool as it was after the last decision, and a recorded source goes on
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeAlias
 
 from geal_edge.config import GuardKind
 from geal_edge.errors import FrameError, FrameGated
@@ -33,6 +34,9 @@ from geal_edge.runtime.spool import Spool, SpoolSettings
 from geal_edge.runtime.stopping import Stop
 from geal_edge.runtime.threads import one_blas_thread
 from geal_edge.runtime.units import JudgedFrame, JudgedUnit, Unit, units
+from geal_edge.runtime.watched import WatchedEncoder
+
+AnyEncoder: TypeAlias = Encoder | WatchedEncoder
 
 
 def stream(
@@ -40,7 +44,7 @@ def stream(
     *,
     after: int,
     group_s: float | None,
-    encoder: Encoder,
+    encoder: AnyEncoder,
     selector: Rounds,
     spool: Spool,
     watch: Observer,
@@ -50,11 +54,15 @@ def stream(
     """Judge every unit of `source` behind `after`, the frame_index of the last frame counted.
 
     One bad frame is counted and passed over, and so is one that the guard holds back; the other frames of its unit are
-    judged all the same. Raises Interrupted after the unit in hand once `stop` was asked.
+    judged all the same. Raises Interrupted after the unit in hand once `stop` was asked, and EngineStopped before it where no
+    engine is left.
     """
     for unit in stop.between(units(source.frames(after=after), group_s)):
         selector.tick()  # a round with a length: releases what is due, and ends it when its time is over
-        judged = judge(unit, encoder, guard)
+        try:
+            judged = judge(unit, encoder, guard)
+        finally:
+            note_changes(encoder, spool)
         if judged.frames:
             decision = selector.score(judged.clusters)  # asks, changes nothing
             spool.append(judged, decision)  # durable first; an empty decision writes nothing
@@ -66,7 +74,7 @@ def stream(
     spool.finish_source(source.name)
 
 
-def judge(unit: Unit, encoder: Encoder, guard: Guard | None = None) -> JudgedUnit:
+def judge(unit: Unit, encoder: AnyEncoder, guard: Guard | None = None) -> JudgedUnit:
     """The knowledge clusters of every frame of a unit; a frame that cannot be judged does not lose the others."""
     frames: list[JudgedFrame] = []
     gated: list[tuple[Frame | LostFrame, FrameGated]] = []
@@ -87,13 +95,19 @@ def judge(unit: Unit, encoder: Encoder, guard: Guard | None = None) -> JudgedUni
     return JudgedUnit(frames=tuple(frames), lost=tuple(lost), gated=tuple(gated))
 
 
-def clusters_of(frame: Frame, encoder: Encoder) -> KnowledgeClusters:
+def note_changes(encoder: AnyEncoder, spool: Spool) -> None:
+    """Events for what happened to the engines; stored with the decision on the frame that they failed on."""
+    for change in encoder.take_changes():
+        spool.event("engine_stopped" if change.now is None else "engine_changed", **change.as_dict())
+
+
+def clusters_of(frame: Frame, encoder: AnyEncoder) -> KnowledgeClusters:
     """A frame's knowledge clusters. Raises FrameError where nothing in it could be judged."""
-    return clusters_in(frame.image, encoder)
+    return clusters_of_image(frame.image, encoder)
 
 
-def clusters_in(image: Image, encoder: Encoder) -> KnowledgeClusters:
-    """The same of a picture that is no frame of a source any more."""
+def clusters_of_image(image: Image, encoder: AnyEncoder) -> KnowledgeClusters:
+    """The same of a picture that has lost its frame."""
     recipe = encoder.bundle.manifest.clusters
     encoded = encoder(image)
     distilled = distill(
@@ -116,7 +130,7 @@ class RunResult:
 def run(
     sources: Sequence[Source],
     *,
-    encoder: Encoder,
+    encoder: AnyEncoder,
     spool_path: Path,
     budget: int,
     release: ReleaseRule = "round_end",
@@ -142,7 +156,7 @@ def run(
     finished: list[str] = []
     skipped: list[str] = []
     settings = replace(spool_settings(encoder.bundle, budget, group_s, guard=guard), release=release, length_s=length_s)
-    anew = None if length_s is None else lambda image: clusters_in(image, encoder)
+    anew = None if length_s is None else lambda image: clusters_of_image(image, encoder)
     with one_blas_thread(), Spool(spool_path, settings, encoding=encoding, encode=anew) as spool:
         for memory in known:
             spool.remember(known_entries(memory, settings.feature_space))

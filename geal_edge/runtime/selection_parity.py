@@ -17,6 +17,7 @@ from geal_edge.errors import UsageError
 from geal_edge.runtime.clusters import Rows
 from geal_edge.runtime.distance import squared_distances
 from geal_edge.runtime.kcenter import draw_first, k_center_greedy, offsets_of
+from geal_edge.runtime.parity import Inside
 from geal_edge.runtime.threads import one_blas_thread
 
 DRAWS = 9
@@ -25,6 +26,8 @@ SHARE_PICKED = 0.05
 """The budget is this share of the frames. A vehicle picks fewer; where more are picked of many alike, the radius shrinks to
 what the precision itself moves, and its ratio says less of the frames that differ."""
 LEAST_PICKED = 5
+COVER_TOLERANCE: dict[Inside, float] = {"fp32": 0.02, "fp16": 0.02, "bf16": 0.05, "int8": 0.05, "int8-dynamic": 0.05}
+"""How far above 1 the cover of the picks may be, by what the faster side computes in."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +78,7 @@ class SelectionParity:
     def __str__(self) -> str:
         return (
             f"selection: {'ok' if self.passed else 'FAILED'}, cover radius x {self.radius_ratio:.3f}, mean cover "
-            f"x {self.mean_ratio:.3f} of the fp32 picks' (allowed x {1 + self.tolerance:.2f}), Jaccard {self.jaccard:.2f}, "
+            f"x {self.mean_ratio:.3f} of the exact picks' (allowed x {1 + self.tolerance:.2f}), Jaccard {self.jaccard:.2f}, "
             f"{self.budget} of {self.frames} frames, {len(self.radius_ratios)} draws"
         )
 

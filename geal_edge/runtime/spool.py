@@ -57,6 +57,7 @@ import numpy as np
 import geal_edge
 from geal_edge.config import GuardKind
 from geal_edge.errors import (
+    EngineStopped,
     FeatureSpaceMismatch,
     Interrupted,
     SourceClash,
@@ -196,8 +197,9 @@ class Spool:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with self._resources:
-            # Anything else may have come in the middle of an append, with a frame counted whose decision is not stored.
-            if error is None or isinstance(error, Interrupted):
+            # Anything else may have come in the middle of an append, with a frame counted whose decision is not stored: an
+            # engine stops before anything of its frame is counted.
+            if error is None or isinstance(error, Interrupted | EngineStopped):
                 self.flush()
 
     def _create_or_match(self) -> None:

@@ -14,10 +14,11 @@ import pytest
 
 from geal_edge.config import IMAGENET_MEAN, IMAGENET_STD
 from geal_edge.export.graph import build_graph
-from geal_edge.export.parity import Tolerances, compare, reference_forward
+from geal_edge.export.parity import reference_forward
 from geal_edge.models.posembed import interpolate_pos_embed
 from geal_edge.models.vit import HEAD_DIM, LAYER_NORM_EPS, Weights
 from geal_edge.models.weights import load_weights, untrained
+from geal_edge.runtime.parity import Tolerances, compare
 from tests.tiny import NORM, TINY8, TINY16, random_frames, run_onnx, tiny_weights
 
 torch = pytest.importorskip("torch")

@@ -1,6 +1,7 @@
 """ONNX Runtime on the CPU, set up for a box whose other software must not notice it."""
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ class OrtCpu(Backend):
     """
 
     name = "ort-cpu"
+    _FELL_BACK = "Install it again with: pip install 'geal-edge[cpu]';"
 
     def __init__(self, graph: Path, *, threads: int | None = None) -> None:
         self._graph = graph
@@ -29,18 +31,32 @@ class OrtCpu(Backend):
         self._bound: dict[int, _Bound] = {}
 
     def _start(self) -> None:
-        ort = _onnxruntime()
+        ort = onnxruntime()
+        providers = self._providers(ort)
         options = ort.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         try:
-            self._session = ort.InferenceSession(str(self._graph), options, providers=["CPUExecutionProvider"])
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of a provider that is not there: the sentence below says so
+                # Left to itself, ONNX Runtime prints to stdout that a provider failed, and goes on without it.
+                session = ort.InferenceSession(str(self._graph), options, providers=providers, enable_fallback=0)
         except Exception as error:  # ONNX Runtime's own exceptions share no base class but Exception
             raise BackendError(f"{self._graph}: ONNX Runtime cannot load this graph ({error}).") from error
+        (asked, *_), (took, *_) = providers, session.get_providers()
+        if took != asked[0]:
+            raise BackendError(
+                f"{self.name}: ONNX Runtime fell back from {asked[0]} to {took}. {self._FELL_BACK} or choose --backend ort-cpu."
+            )
+        self._session = session
         self.inputs = {node.name: _spec(node) for node in self._session.get_inputs()}
         self.outputs = {node.name: _spec(node) for node in self._session.get_outputs()}
+
+    def _providers(self, ort: Any) -> list[tuple[str, dict[str, str]]]:
+        """What the session is asked for, with options: the first one must be the one that runs. Raises BackendError."""
+        return [("CPUExecutionProvider", {})]
 
     def _infer(self, feeds: Arrays) -> Arrays:
         bound = self._bound_for(len(next(iter(feeds.values()))))
@@ -81,16 +97,17 @@ def _empty(spec: TensorSpec, batch: int) -> npt.NDArray[Any]:
     return np.empty([batch if isinstance(size, str) else size for size in spec.shape], spec.dtype)
 
 
-def _onnxruntime() -> Any:
+def onnxruntime() -> Any:
+    """The module. Raises MissingDependency."""
     # Its wheels report usage by default since 1.29; the switch is read when the library loads.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
-        import onnxruntime
+        import onnxruntime as module
     except ImportError as error:
         raise MissingDependency(
             "ONNX Runtime is not installed, and the CPU backend needs it. Install it with: pip install 'geal-edge[cpu]'"
         ) from error
-    return onnxruntime
+    return module
 
 
 def _spec(node: Any) -> TensorSpec:
