@@ -84,9 +84,17 @@ def black_at(*places, frames=12):
     return MemorySource([replace(f, image=f.image * 0) if f.frame_index in places else f for f in items])
 
 
-def run(source, encoder, path):
+class Notes(Silent):
+    def __init__(self):
+        self.said = []
+
+    def warn(self, message):
+        self.said.append(message)
+
+
+def run(source, encoder, path, watch=None):
     with encoder:
-        pipeline.run([source], encoder=encoder, spool_path=path, budget=4, watch=Silent())
+        pipeline.run([source], encoder=encoder, spool_path=path, budget=4, watch=watch or Silent())
 
 
 def outcome(path):
@@ -103,9 +111,11 @@ def events(path):
 
 def test_an_engine_that_answers_nan_is_replaced_and_every_frame_is_judged(tiny_bundle, watched, tmp_path):
     bad = tampered(tiny_bundle, tmp_path / "bad", nan_on_black)
-    run(black_at(7), watched({FIRST: honest(bad), "ort-cpu": honest(tiny_bundle)}), tmp_path / "s")
+    notes = Notes()
+    run(black_at(7), watched({FIRST: honest(bad), "ort-cpu": honest(tiny_bundle)}), tmp_path / "s", notes)
     run(black_at(7), watched({"ort-cpu": honest(tiny_bundle)}), tmp_path / "plain")
     assert outcome(tmp_path / "s") == outcome(tmp_path / "plain")
+    assert any(f"engine {FIRST} failed, ort-cpu goes on" in said for said in notes.said)
     ((name, detail),) = events(tmp_path / "s")
     assert name == "engine_changed"
     assert (detail["was"], detail["now"]) == (FIRST, "ort-cpu")

@@ -62,7 +62,7 @@ def stream(
         try:
             judged = judge(unit, encoder, guard)
         finally:
-            note_changes(encoder, spool)
+            note_changes(encoder, spool, watch)
         if judged.frames:
             decision = selector.score(judged.clusters)  # asks, changes nothing
             spool.append(judged, decision)  # durable first; an empty decision writes nothing
@@ -95,9 +95,11 @@ def judge(unit: Unit, encoder: AnyEncoder, guard: Guard | None = None) -> Judged
     return JudgedUnit(frames=tuple(frames), lost=tuple(lost), gated=tuple(gated))
 
 
-def note_changes(encoder: AnyEncoder, spool: Spool) -> None:
+def note_changes(encoder: AnyEncoder, spool: Spool, watch: Observer) -> None:
     """Events for what happened to the engines; stored with the decision on the frame that they failed on."""
     for change in encoder.take_changes():
+        if change.now is not None:  # where none follows, the error itself says so
+            watch.warn(f"engine {change.was} failed, {change.now} goes on with the frame in hand ({change.reason})")
         spool.event("engine_stopped" if change.now is None else "engine_changed", **change.as_dict())
 
 
