@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from geal_edge.errors import FeatureSpaceMismatch, FrameError, SpoolDamaged
+from geal_edge.errors import FeatureSpaceMismatch, FrameError, SpoolDamaged, SpoolMismatch
 from geal_edge.runtime.clusters import KnowledgeClusters, unit_rows
 from geal_edge.runtime.memoryfile import read_memory
 from geal_edge.runtime.rounds import Rounds
@@ -138,6 +138,42 @@ def test_dying_at_any_operation_of_a_migration_leaves_the_old_spool_or_the_new_o
         }
         assert memory_path(path, OLD).read_bytes() == memory_path(tmp_path / "old", OLD).read_bytes()
         shutil.rmtree(path)
+
+
+def test_after_a_migration_the_round_certifies_nothing_since_most_frames_were_never_seen_by_the_new_bundle(tmp_path):
+    drive(tmp_path / "s", OLD, range(FRAMES), trips=())
+    with open_view(tmp_path / "s") as view:
+        assert view.certificate().radius is not None
+    with vehicle(tmp_path / "s", NEW) as spool:
+        assert Rounds(spool, Clock()).certificate().radius is None
+    with open_view(tmp_path / "s") as view:
+        assert view.certificate().radius is None
+        assert all(frame.cover_radius is None for frame in view.retained())
+    drive(tmp_path / "s", NEW, range(FRAMES, 2 * FRAMES), trips=(FRAMES + 2,))
+    with open_view(tmp_path / "s") as view:
+        assert view.certificate().radius is not None  # the next round has seen all of its frames
+
+
+def test_other_settings_are_refused_before_anything_is_taken_over(tmp_path):
+    drive(tmp_path / "s", OLD, range(FRAMES))
+    for change in ({"budget": 4}, {"guard": "pixels"}, {"group_s": 0.1}, {"release": "paced", "length_s": 9.0}):
+        base = {"feature_space": NEW, "bundle": "sha256:" + "b" * 64, "release": "round_end"}
+        with pytest.raises(SpoolMismatch), Spool(tmp_path / "s", settings(**{**base, **change}), encode=encode_in(NEW)):
+            pass
+        assert listed(tmp_path / "s")[1] == OLD
+
+
+def test_another_bundle_of_the_same_space_goes_on_with_an_event(tmp_path):
+    drive(tmp_path / "s", OLD, range(FRAMES))
+    before, _, _, _ = listed(tmp_path / "s")
+    wanted = settings(feature_space=OLD, bundle="sha256:" + "c" * 64, release="round_end")
+    with Spool(tmp_path / "s", wanted, encode=encode_in(OLD), monotonic=Clock()):
+        pass
+    after, _, events, _ = listed(tmp_path / "s")
+    assert after == before
+    assert [event["now"] for event in events if event["name"] == "bundle_changed"] == [wanted.bundle]
+    with open_view(tmp_path / "s") as view:
+        assert view.meta["bundle"] == wanted.bundle
 
 
 def test_a_retained_frame_that_cannot_be_read_any_more_is_evicted_and_a_released_one_stops_the_change(tmp_path):

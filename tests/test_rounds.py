@@ -10,6 +10,7 @@ import pytest
 from geal_edge.errors import SpoolMismatch
 from geal_edge.runtime.clusters import KnowledgeClusters, unit_rows
 from geal_edge.runtime.distance import squared_distances
+from geal_edge.runtime.ladder import Ladder
 from geal_edge.runtime.memory import Entry
 from geal_edge.runtime.memoryfile import read_memory
 from geal_edge.runtime.rounds import Rounds
@@ -222,6 +223,65 @@ def test_paced_rounds_that_died_go_on_to_the_uninterrupted_result(tmp_path, monk
 
 def test_immediate_rounds_that_died_are_sound_and_have_released_what_they_retained(tmp_path, monkeypatch):
     immediate_rounds_die(tmp_path, monkeypatch, every=7)
+
+
+def test_what_was_passed_over_is_in_the_certificate_of_whoever_reads_after_a_kill(tmp_path):
+    stream, clock = random_stream(12, 30), Clock()
+    chosen = settings(release="immediate", length_s=100.0, budget=1)
+    with Spool(tmp_path / "s", chosen, monotonic=clock) as spool:
+        spool.begin_source(MemorySource())
+        rounds = Rounds(spool, clock)
+        for i, clusters in enumerate(stream):
+            clock.advance(6.0)  # above the time between flushes: every append stores what stands behind the cursor
+            rounds.tick()
+            decision = rounds.score(clusters)
+            spool.append(judged(frame(i), clusters), decision)
+            with open_view(tmp_path / "s") as view:  # what a process that is started now would find
+                stored = view.certificate().radius
+            assert stored is not None
+            assert decision.retain or (decision.novelty or 0.0) <= stored
+            rounds.learn(decision)
+            if rounds.progress >= 0.9:
+                break
+
+
+def test_a_set_of_known_frames_is_taken_once_and_not_behind_the_first_frame(tmp_path):
+    entries = [Entry(id=f"k{i}", kind="known", rows=c.rows, origin="test") for i, c in enumerate(random_stream(6, 4))]
+    with Spool(tmp_path / "s", settings(), monotonic=Clock()) as spool:
+        spool.know("a.memory", "sha256:a", entries)
+        before = memory_path(tmp_path / "s", SPACE).read_bytes()
+        spool.know("a.memory", "sha256:a", entries[:2])
+        spool.begin_source(MemorySource())
+        rounds = Rounds(spool, Clock())
+        spool.append(judged(frame(0), random_stream(7, 1)[0]), rounds.score(random_stream(7, 1)[0]))
+        spool.know("a.memory", "sha256:a", entries)
+        with pytest.raises(SpoolMismatch, match=r"judged without b\.memory"):
+            spool.know("b.memory", "sha256:b", entries)
+    assert memory_path(tmp_path / "s", SPACE).read_bytes() == before
+
+
+def test_a_full_memory_does_not_take_a_round_twice(tmp_path):
+    with Spool(tmp_path / "s", settings(), monotonic=Clock()) as spool:
+        entries = [
+            Entry(id=f"r{i}", kind="released", rows=c.rows, origin="s") for i, c in enumerate(random_stream(6, 4))
+        ]
+        spool.remember(entries, through_round=3)
+        before = memory_path(tmp_path / "s", SPACE).read_bytes()
+        spool.remember(entries[:1], through_round=3)
+        assert memory_path(tmp_path / "s", SPACE).read_bytes() == before
+
+
+def test_what_lies_within_the_radius_is_asked_about_once_and_not_at_every_frame(tmp_path, monkeypatch):
+    asked: list[int] = []
+    release = Ladder.release
+
+    def counted(ladder, count, **how):
+        asked.append(count)
+        return release(ladder, count, **how)
+
+    monkeypatch.setattr(Ladder, "release", counted)
+    live(tmp_path / "s", [random_stream(1, 1)[0]] * 60, length_s=100.0, budget=50)  # one scene that never changes
+    assert 1 <= len(asked) <= 35  # when one more is due, and when it was retained; not at each of 60 frames
 
 
 def test_an_open_round_goes_on_only_by_its_own_rule(tmp_path):

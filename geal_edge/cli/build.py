@@ -29,7 +29,9 @@ def build(
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Build a TensorRT plan of a bundle into this machine's state folder; one that fits is left as it is.
+    """Build a TensorRT plan of a bundle into this machine's state folder; no backend runs plans yet.
+
+    One that fits is left as it is.
 
     Example: `geal-edge build bundle`
 

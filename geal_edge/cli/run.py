@@ -75,8 +75,8 @@ def run(
 
     Example: `geal-edge run drive.mp4 --bundle bundle --spool spool --budget 50`
 
-    All cameras of one instant as one: `geal-edge run drive.mcap --topic '/cam_*' --group 0.02 --bundle bundle --spool spool
-    --budget 50`
+    Cameras whose stamps lie within 0.05 s as one:
+    `geal-edge run drive.mcap --topic '/cam_*' --group 0.05 --bundle bundle --spool spool --budget 50`
 
     On the fastest engine that was verified here: `geal-edge run drive.mp4 --bundle bundle --spool spool --budget 50 --backend
     auto`

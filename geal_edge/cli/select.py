@@ -163,7 +163,7 @@ def select(
     Another selection at no cost: `geal-edge select drives/*.mp4 --fps 2 --bundle bundle -n 50 --features features`, then
     the same with other settings.
 
-    All cameras of one instant as one: `geal-edge select drive.mcap --group 0.02 --bundle bundle -n 50`
+    Cameras whose stamps lie within 0.05 s as one: `geal-edge select drive.mcap --group 0.05 --bundle bundle -n 50`
     """
     if not sources and features is None:
         raise UsageError("no SOURCE was named. Name one, or a --features folder in which some are stored.")

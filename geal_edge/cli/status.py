@@ -40,7 +40,7 @@ def status_lines(spool: Path, data: dict[str, Any]) -> Iterator[str]:
     if "units" in data:
         yield f"  units     {frames['selected']} frames in them, formed with --group {data['group_s']:g}"
     certificate = Certificate(**last["certificate"])
-    yield f"  coverage  {certificate_words(certificate, frames['selected'])}"
+    yield f"  coverage  {certificate_words(certificate, frames['selected']) if frames['seen'] else 'nothing seen yet'}"
     for source in data["sources"]:
         state = "read to its end" if source["finished"] else f"at frame {source['cursor']}"
         yield f"  source    {source['name']}: {state}"
@@ -50,7 +50,7 @@ def status_lines(spool: Path, data: dict[str, Any]) -> Iterator[str]:
 def certificate_words(certificate: Certificate, selected: int) -> str:
     """The certificate as a sentence; never a claim against the best frames, for which no factor exists."""
     if certificate.radius is None:
-        return "no radius can be certified: every level with one has ended"
+        return "no radius can be certified"
     covered = f"every cluster seen is within chord {certificate.radius:.3f} of the {selected} selected frames"
     if certificate.lower_bound == 0.0:
         return covered

@@ -86,6 +86,7 @@ class Memory:
     max_frames     frames (`released` and `known`) at most
     entries        oldest first
     forgotten      frames forgotten so far, at least: memories that were merged may have forgotten the same ones
+    through_round  of a spool's own memory, the last round whose released frames it took; else 0
     nearest        carried along for the forgetting rule
     """
 
@@ -93,6 +94,7 @@ class Memory:
     max_frames: int = MAX_FRAMES
     entries: tuple[Entry, ...] = ()
     forgotten: int = 0
+    through_round: int = 0
     nearest: Nearest = field(default_factory=Nearest)
 
     @property

@@ -50,6 +50,7 @@ def memory_bytes(memory: Memory) -> bytes:
         "dimensions": memory.entries[0].rows.shape[1] if memory.entries else 0,
         "max_frames": memory.max_frames,
         "forgotten": memory.forgotten,
+        "through_round": memory.through_round,
         "entries": [_entry_json(entry) for entry in memory.entries],
     }
     parts = [SCHEMA.encode() + b"\n", json.dumps(head, ensure_ascii=False).encode() + b"\n"]
@@ -65,8 +66,9 @@ def read_memory(path: Path) -> Memory:
     try:
         data = path.read_bytes()
     except OSError as error:
+        what = "is a folder, no memory file" if path.is_dir() else f"cannot be read ({error.strerror})"
         raise UsageError(
-            f"{path}: cannot be read ({error.strerror}). `geal-edge memory add {path}` begins one."
+            f"{path}: {what}. `geal-edge memory add NEW.memory PATH...` makes one of spools, picks, features, images or labels."
         ) from error
     if not data.startswith(_FAMILY):
         if _FAMILY.startswith(data):  # nothing at all, or the beginning of one
@@ -113,6 +115,7 @@ def _parsed(body: bytes) -> Memory:
         feature_space=str(head["feature_space"]),
         max_frames=int(head["max_frames"]),
         forgotten=int(head["forgotten"]),
+        through_round=int(head["through_round"]),
         entries=tuple(
             _entry(entry, rows[stop - count : stop].astype(np.float16))
             for entry, count, stop in zip(head["entries"], counts, ends, strict=True)

@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 from geal_edge.config import GuardKind
 from geal_edge.errors import FrameError, FrameGated
-from geal_edge.models.bundle import Bundle
+from geal_edge.models.bundle import Bundle, file_digest
 from geal_edge.models.preprocess import aspect_warning
 from geal_edge.runtime.clusters import KnowledgeClusters, knowledge_clusters
 from geal_edge.runtime.distill import distill
@@ -159,9 +159,11 @@ def run(
     skipped: list[str] = []
     settings = replace(spool_settings(encoder.bundle, budget, group_s, guard=guard), release=release, length_s=length_s)
     anew = None if length_s is None else lambda image: clusters_of_image(image, encoder)
+    # Read before a spool is made: a wrong one leaves nothing behind.
+    memories = [(str(path), known_entries(path, settings.feature_space), file_digest(path)) for path in known]
     with one_blas_thread(), Spool(spool_path, settings, encoding=encoding, encode=anew) as spool:
-        for memory in known:
-            spool.remember(known_entries(memory, settings.feature_space))
+        for name, entries, digest in memories:
+            spool.know(name, digest, entries)
         for source in sources:
             spool.require_own_name(source, others=sources)
         selector = Rounds(spool, powered_seconds)

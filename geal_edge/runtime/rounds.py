@@ -39,7 +39,8 @@ class Rounds:
 
     def _begin(self) -> None:
         self._ladder: Ladder = self._spool.ladder()
-        self._price = self._spool.round.price
+        self._price = self._next_price = self._spool.round.price
+        self._held_back: tuple[int, int, int] | None = None
         self._began_s = self._clock() - self._spool.round.elapsed_s
 
     @property
@@ -59,41 +60,51 @@ class Rounds:
 
     def certificate(self) -> Certificate:
         """Of all that this round has seen."""
-        return self._price.certificate() if self._price else self._ladder.certificate()
+        found = self._price.certificate() if self._price else self._ladder.certificate()
+        return found if self._spool.round.certified else replace(found, radius=None)
 
     def tick(self) -> None:
         """Release what is due by now; end a round whose time is over. Asked between units, also when none comes."""
         progress = self.progress
-        self._note()
+        self._note(self._price)
         if progress >= 1.0:
             self.end()
             return
         count = due(
             self._settings.release, budget=self._settings.budget, released=len(self.released), progress=progress
         )
-        if count:
+        state = (self._ladder.next_unit, len(self._ladder.deaths), count)
+        if count and state != self._held_back:
             # What lies within the radius in force adds nothing to what is certified: it can wait for something better.
             self._release(count, beyond=self._ladder.radius or 0.0)
+            self._held_back = state  # the order takes a while to work out: asked again when something has changed
 
     def score(self, clusters: KnowledgeClusters) -> Decision:
-        """Say everything that this unit changes, and change nothing."""
+        """Say everything that this unit changes, and change nothing.
+
+        Under `immediate` the price that follows is laid out for the spool, so that it is stored with the decision and never
+        behind the cursor: what it says was passed over must be in it.
+        """
         decision = self._ladder.score(clusters)
-        if self._price is None or self._admits(self._price, decision):
+        if self._price is None:
             return decision
-        return replace(decision, levels=(), deaths=(), evicted=(), radius=self._price.radius)
+        if not self._admits(self._price, decision):
+            decision = replace(decision, levels=(), deaths=(), evicted=(), radius=self._price.radius)
+        self._next_price = self._price.learn(
+            decision.novelty,
+            admitted=decision.retain,
+            budget=self._settings.budget,
+            released=len(self.released),
+            progress=self.progress,
+        )
+        self._note(self._next_price)
+        return decision
 
     def learn(self, decision: Decision) -> None:
         """Apply a decision that is safe on disk; under `immediate`, release what it retained."""
         self._ladder.learn(decision)
         if self._price is not None:
-            self._price = self._price.learn(
-                decision.novelty,
-                admitted=decision.retain,
-                budget=self._settings.budget,
-                released=len(self.released),
-                progress=self.progress,
-            )
-            self._note()
+            self._price = self._next_price
             if decision.retain:
                 self._release(1)
 
@@ -115,7 +126,6 @@ class Rounds:
             self._spool.release(release)  # durable first
             self._ladder.learn_release(release)
 
-    def _note(self) -> None:
-        if self._settings.length_s is None:
-            return
-        self._spool.note_round(elapsed_s=self._clock() - self._began_s, price=self._price)
+    def _note(self, price: Price | None) -> None:
+        elapsed_s = 0.0 if self._settings.length_s is None else self._clock() - self._began_s
+        self._spool.note_round(elapsed_s=elapsed_s, price=price)

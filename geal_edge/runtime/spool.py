@@ -32,7 +32,7 @@ caused it; then the file is unlinked; then, with the next transaction, the tombs
 
 Release: one transaction makes units final, in the selected order. The end of a round releases all that is selected, evicts the
 rest and closes the round; then the memory is written with what the round released; then the next round is opened. Whoever
-finds no open round does what is left of this: remembering twice changes nothing.
+finds no open round does what is left of this; a memory names the last round that it has, and takes none twice.
 
 Recovery, when a writer opens: (1) tombstones are finished; (2) files that bear our naming and have no retained row, and
 temporary files of ours, are deleted with an event: their transaction never happened, and a recorded source will show the
@@ -77,7 +77,9 @@ from geal_edge.runtime.spooldb import (
     DATABASE,
     FRAMES,
     LOCK,
+    MIGRATION,
     OWN_FILE,
+    ROUND_END,
     SCHEMA,
     TABLES,
     connection,
@@ -95,8 +97,6 @@ from geal_edge.runtime.units import JudgedFrame, JudgedUnit
 
 FLUSH_S = 5.0
 MAX_EVENTS = 10_000
-ROUND_END, MIGRATION = "round_end", "feature_space_changed"
-"""What evicted a unit, where it was no frame that came."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,11 +132,13 @@ class RoundState:
 
     elapsed_s  of its length
     price      of the release rule `immediate`, else None
+    certified  False once its units were taken over from another feature space: what was not retained was never seen in this one
     """
 
     number: int
     elapsed_s: float
     price: Price | None
+    certified: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,19 +228,28 @@ class Spool:
             durable.sync_folder(self.path)
         found = dict(self._db.execute("SELECT key, value FROM meta"))
         require_schema(self.path, found.get("schema"))
-        if found["feature_space"] != wanted["feature_space"] and self._encode is not None:
-            self._migrate(found, wanted, self._encode)
-            found |= wanted
+        self._require_same_settings(found, wanted)
         if found["feature_space"] != wanted["feature_space"]:
-            raise FeatureSpaceMismatch(
-                f"{self.path}: holds clusters of feature space {found['feature_space']}, the bundle makes "
-                f"{wanted['feature_space']}. They cannot be compared: use the old bundle, or another --spool."
-            )
-        if found["bundle"] != wanted["bundle"]:
-            raise SpoolMismatch(
-                f"{self.path}: was filled with bundle {found['bundle'][:19]}, this one is {wanted['bundle'][:19]}. "
-                "Use the same bundle, or another --spool."
-            )
+            if self._encode is None:
+                raise FeatureSpaceMismatch(
+                    f"{self.path}: holds clusters of feature space {found['feature_space']}, the bundle makes "
+                    f"{wanted['feature_space']}. They cannot be compared: use the old bundle, or another --spool."
+                )
+            self._migrate(found, wanted, self._encode)
+        elif found["bundle"] != wanted["bundle"]:
+            if self._encode is None:
+                raise SpoolMismatch(
+                    f"{self.path}: was filled with bundle {found['bundle'][:19]}, this one is {wanted['bundle'][:19]}. "
+                    "Use the same bundle, or another --spool."
+                )
+            self._load_running_state()
+            self.event("bundle_changed", was=found["bundle"], now=wanted["bundle"])
+            with self._transaction():
+                self._store_bundle(wanted)
+                self._write_running_state()
+
+    def _require_same_settings(self, found: dict[str, str], wanted: dict[str, str]) -> None:
+        """Raise SpoolMismatch for settings that a spool keeps for ever, and those of its open round; finds that round."""
         if found.get("group_s") != wanted.get("group_s"):
             was, now = (_group_words(meta.get("group_s")) for meta in (found, wanted))
             raise SpoolMismatch(
@@ -251,7 +262,7 @@ class Spool:
                 f"{self.path}: its frames were judged with {was}, now it is {now}. Go on with {was}, or use another --spool."
             )
         if self._db.execute("SELECT 1 FROM rounds WHERE open").fetchone() is None:
-            self._begin_next_round()
+            self._begin_next_round(found["feature_space"])
         budget, release, length_s = self._load_round()
         if budget != self.settings.budget:
             raise SpoolMismatch(
@@ -264,12 +275,13 @@ class Spool:
                 f"{_rule_words(self.settings.release, self.settings.length_s)}. Go on as it was, or use another --spool."
             )
 
+    def _store_bundle(self, wanted: dict[str, str]) -> None:
+        keys = ("bundle", "feature_space", "preset", "grid", "untrained")
+        self._db.executemany("UPDATE meta SET value = ? WHERE key = ?", [(wanted[key], key) for key in keys])
+
     def _migrate(self, found: dict[str, str], wanted: dict[str, str], encode: Encode) -> None:
         """Take the spool over into the feature space of the settings (migration.py)."""
-        if self._db.execute("SELECT 1 FROM rounds WHERE open").fetchone() is None:
-            self._begin_next_round(found["feature_space"])
         self._load_running_state()
-        budget, _, _ = self._load_round()
         anew = list(encoded_anew(self._db, self.path, encode))
         units = [unit for unit in anew if isinstance(unit, EncodedAnew)]
         earlier = [unit for unit in units if unit.state == "released" and unit.round != self.round.number]
@@ -279,13 +291,14 @@ class Spool:
             units,
             unreadable=[unit for unit in anew if isinstance(unit, int)],
             round_number=self.round.number,
-            capacity=budget,
+            capacity=self.settings.budget,
             base=read_base(self.path, self.settings.feature_space),
         )
-        if self.round.price is not None:
-            self.round = replace(self.round, price=Price(progress=self.round.price.progress))
+        # What was not retained is gone, so nobody can say how near to it the new clusters are.
+        price = None if self.round.price is None else Price(progress=self.round.price.progress)
+        self.round = replace(self.round, price=price, certified=False)
         with self._transaction():
-            self._db.executemany("UPDATE meta SET value = ? WHERE key = ?", [(v, k) for k, v in wanted.items()])
+            self._store_bundle(wanted)
             self._store_anew(units)
             self._store_judgement(judgement)
             evicted = self._evict(judgement.evicted, by=MIGRATION)
@@ -320,11 +333,14 @@ class Spool:
         )
 
     def _load_round(self) -> tuple[int, str, float | None]:
-        number, budget, release, length_s, elapsed_s, price = self._db.execute(
-            "SELECT round, budget, release, length_s, elapsed_s, price FROM rounds WHERE open"
+        number, budget, release, length_s, elapsed_s, price, certified = self._db.execute(
+            "SELECT round, budget, release, length_s, elapsed_s, price, certified FROM rounds WHERE open"
         ).fetchone()
         self.round = RoundState(
-            number=number, elapsed_s=elapsed_s, price=None if price is None else Price(**json.loads(price))
+            number=number,
+            elapsed_s=elapsed_s,
+            price=None if price is None else Price(**json.loads(price)),
+            certified=bool(certified),
         )
         return budget, release, length_s
 
@@ -332,7 +348,7 @@ class Spool:
         budget, release = self.settings.budget, self.settings.release
         price = json.dumps(Price().as_dict()) if release == "immediate" else None
         self._db.execute(
-            "INSERT INTO rounds VALUES (?, 1, ?, ?, ?, ?, 0.0, ?)",
+            "INSERT INTO rounds VALUES (?, 1, ?, ?, ?, ?, 0.0, ?, 1)",
             (number, budget, Ladder(capacity=budget).max_retained, release, self.settings.length_s, price),
         )
 
@@ -489,11 +505,35 @@ class Spool:
         """How far the round is; stored with the next transaction."""
         self.round = replace(self.round, elapsed_s=elapsed_s, price=price)
 
-    def remember(self, entries: Sequence[Entry], *, space: str | None = None) -> None:
-        """Add what is known to the memory. It counts as covered for every ladder that is read from now on."""
+    def know(self, name: str, digest: str, entries: Sequence[Entry]) -> None:
+        """Remember what is known from elsewhere, each such set once: a full memory that took it twice would forget more.
+
+        Raises SpoolMismatch where frames were judged without it: what was not new then must stay covered.
+        """
+        key = f"known:{digest}"
+        if self._db.execute("SELECT 1 FROM meta WHERE key = ?", (key,)).fetchone():
+            return
+        if self._counters["seen"]:
+            raise SpoolMismatch(
+                f"{self.path}: {self._counters['seen']} frames were judged without {name}. Name what is known when a spool is "
+                "begun: use another --spool, or leave it out."
+            )
+        self.remember(entries)
+        with self._transaction():
+            self._db.execute("INSERT INTO meta VALUES (?, ?)", (key, name))
+
+    def remember(self, entries: Sequence[Entry], *, space: str | None = None, through_round: int | None = None) -> None:
+        """Add frames to the memory. They count as covered for every ladder that is read from now on.
+
+        through_round  the round that released them: a memory that has it already stays as it is
+        """
         space = space or self.settings.feature_space
         path = memory_path(self.path, space)
         memory = read_memory(path) if path.exists() else Memory(feature_space=space)
+        if through_round is not None:
+            if memory.through_round >= through_round:
+                return
+            memory = replace(memory, through_round=through_round)
         durable.make_folder(path.parent, mode=0o700)
         write_memory(path, remember(memory, entries))
 
@@ -610,7 +650,7 @@ class Spool:
     def _begin_next_round(self, space: str | None = None) -> None:
         """Remember what the last round released, and open the next. Found half done, it is done again to the end."""
         (last,) = self._db.execute("SELECT max(round) FROM rounds").fetchone()
-        self.remember(self._released_entries(last), space=space)
+        self.remember(self._released_entries(last), space=space, through_round=last)
         with self._transaction():
             self._open_round(last + 1)
 
@@ -648,10 +688,11 @@ class Spool:
             )
         self._dirty_sources.clear()
         self._db.execute(
-            "UPDATE rounds SET elapsed_s = ?, price = ? WHERE round = ?",
+            "UPDATE rounds SET elapsed_s = ?, price = ?, certified = ? WHERE round = ?",
             (
                 self.round.elapsed_s,
                 None if self.round.price is None else json.dumps(self.round.price.as_dict()),
+                self.round.certified,
                 self.round.number,
             ),
         )

@@ -22,6 +22,8 @@ DATABASE = "spool.db"
 FRAMES = "frames"
 LOCK = "lock"
 MEMORY = "memory"
+ROUND_END, MIGRATION = "round_end", "feature_space_changed"
+"""What evicted a unit, where it was no frame that came."""
 OWN_FILE = re.compile(r"\d{8,}(-\d+)?\.(jpg|jpeg|png|webp)(\.tmp)?")
 
 
@@ -29,7 +31,8 @@ TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE rounds (
   round INTEGER PRIMARY KEY, open INTEGER NOT NULL, budget INTEGER NOT NULL, max_retained INTEGER NOT NULL,
-  release TEXT NOT NULL, length_s REAL, elapsed_s REAL NOT NULL, price TEXT);
+  release TEXT NOT NULL, length_s REAL, elapsed_s REAL NOT NULL, price TEXT,
+  certified INTEGER NOT NULL);
 CREATE TABLE units (
   unit INTEGER PRIMARY KEY AUTOINCREMENT, round INTEGER NOT NULL REFERENCES rounds, state TEXT NOT NULL, levels BLOB,
   squared_novelty REAL, radius REAL, witness INTEGER, nearest INTEGER, evicted_by TEXT,

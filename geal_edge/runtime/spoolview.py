@@ -6,7 +6,7 @@ import sqlite3
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import groupby
 from operator import itemgetter
@@ -25,7 +25,9 @@ from geal_edge.runtime.release import Price
 from geal_edge.runtime.spooldb import (
     DATABASE,
     FRAMES,
+    MIGRATION,
     OWN_FILE,
+    ROUND_END,
     database_errors,
     is_created,
     read_base,
@@ -92,8 +94,9 @@ class StoredFrame:
         return [] if self.witness is None else [int(p) for p in np.flatnonzero(self.patch_cluster == self.witness)]
 
 
-Cause: TypeAlias = Literal["one_too_many", "max_retained"]
-"""Why a frame was evicted: its last level ended of one frame too many, or the limit on retained frames was reached."""
+Cause: TypeAlias = Literal["one_too_many", "max_retained", "round_end", "feature_space_changed"]
+"""Why a frame was evicted: its last level ended of one frame too many, the limit on retained frames was reached, its round ended
+without it, or a new bundle saw nothing new in it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,9 +138,11 @@ class SpoolView:
         self._db = db
         self.meta: dict[str, str] = dict(db.execute("SELECT key, value FROM meta"))
         require_schema(path, self.meta.get("schema"))
-        self.round, open_, self.budget, self.release, self.length_s, self.elapsed_s, price = db.execute(
-            "SELECT round, open, budget, release, length_s, elapsed_s, price FROM rounds ORDER BY round DESC LIMIT 1"
+        self.round, open_, self.budget, self.release, self.length_s, self.elapsed_s, price, certified = db.execute(
+            "SELECT round, open, budget, release, length_s, elapsed_s, price, certified FROM rounds "
+            "ORDER BY round DESC LIMIT 1"
         ).fetchone()
+        self._certified = bool(certified)
         self.open = bool(open_)
         self._price = None if price is None else Price(**json.loads(price))
 
@@ -183,7 +188,8 @@ class SpoolView:
 
     def certificate(self) -> Certificate:
         """Of all that the open round has seen."""
-        return self._price.certificate() if self._price else self.ladder().certificate()
+        found = self._price.certificate() if self._price else self.ladder().certificate()
+        return found if self._certified else replace(found, radius=None)
 
     def clusters(self) -> dict[int, Rows]:
         """unit -> rows, of all retained and released units that still have them."""
@@ -206,7 +212,7 @@ class SpoolView:
         ladder = self.ladder()
         watch = watch or Silent()
         watch.begin("ordering the selected frames", min(len(ladder.retained), ladder.room))
-        certified = ladder.radius
+        certified = ladder.radius if self._certified else None
         picks = ladder.selected(row_distances=cluster_distances, on_pick=lambda _: watch.advance())
         final = [unit for (unit,) in self._db.execute(_RELEASED_UNITS)]
         places = {unit: place for place, unit in enumerate(final + [pick.unit for pick in picks], start=1)}
@@ -275,7 +281,7 @@ class SpoolView:
                 novelty=None if novelty is None else chord(novelty),
                 radius=radius,
                 evicted_by=by,
-                cause=causes.get((by, id_), default),
+                cause=_OWN_CAUSES.get(by) or causes.get((by, id_), default),
                 bytes=size,
             )
             for unit, id_, source, index, time_ns, novelty, radius, by, size in self._db.execute(
@@ -497,6 +503,7 @@ class SpoolView:
                 )
 
 
+_OWN_CAUSES: dict[str, Cause] = {ROUND_END: "round_end", MIGRATION: "feature_space_changed"}
 _RELEASED_UNITS = "SELECT unit FROM units WHERE state = 'released' ORDER BY round, release_order"
 
 

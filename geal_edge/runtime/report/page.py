@@ -323,6 +323,10 @@ def _why_evicted(frame: EvictedFrame) -> str:
         return f"{by} was one too many for the last radius that still held it"
     if frame.cause == "max_retained":
         return f"the limit on retained frames was reached with {by}, and the smallest radii were given up"
+    if frame.cause == "round_end":
+        return "its round ended, and it was not among the selected"
+    if frame.cause == "feature_space_changed":
+        return "the vehicle got another bundle, which saw nothing new in it"
     return f"it gave way to {by}; what for is no longer noted"
 
 
