@@ -33,9 +33,8 @@ class Rounds:
         self._settings = spool.settings
         self._begin()
         if self._settings.release == "immediate" and self._ladder.retained:
-            self._release(
-                len(self._ladder.retained)
-            )  # one that was stored, and not yet released when the process ended
+            # One that was stored, and not yet released when the process ended.
+            self._release(len(self._ladder.retained))
 
     def _begin(self) -> None:
         self._ladder: Ladder = self._spool.ladder()
