@@ -90,8 +90,12 @@ def picks_lines(path: Path, data: dict[str, Any]) -> Iterator[str]:
     frames = data["frames"]
     yield f"picks {path}"
     yield f"  feature space  {data['feature_space']}" + (" (UNTRAINED weights)" if data["untrained"] else "")
-    yield f"  made by        {data['producer']}, preset {data['preset']}, seed {data['seed']}"
-    yield f"  frames         {frames['seen']} seen, {frames['lost']} lost, {frames['selected']} selected"
+    yield f"  made by        {data['producer']}, strategy {data['strategy']}, preset {data['preset']}, seed {data['seed']}"
+    others = ", ".join(f"{frames[state]} {state}" for state in ("known", "gated") if frames.get(state))
+    yield (
+        f"  frames         {frames['seen']} seen, {frames['lost']} lost, {others + ', ' if others else ''}"
+        f"{frames['selected']} selected{' (cut short)' if data.get('cut') else ''}"
+    )
     for source in data["sources"]:
         yield f"  source         {source['name']} ({source['spec']})"
     for pick in data["picks"]:

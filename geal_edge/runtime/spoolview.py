@@ -522,8 +522,14 @@ def open_view(path: Path) -> Iterator[SpoolView]:
     """
     database = path / DATABASE
     if not database.is_file():
+        something_else = path.is_file() or (path.is_dir() and any(path.iterdir()))
         raise SpoolError(
-            f"{path}: no spool here (no {DATABASE}). `geal-edge run SOURCE --bundle B --spool {path}` makes one."
+            f"{path}: no spool here (no {DATABASE}). "
+            + (
+                f"`geal-edge inspect {path}` says what it is."
+                if something_else
+                else f"`geal-edge run SOURCE --bundle B --spool {path}` makes one."
+            )
         )
     with tempfile.TemporaryDirectory() as scratch, database_errors(path):
         try:
