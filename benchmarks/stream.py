@@ -166,16 +166,16 @@ def quality(
                 ratios.setdefault((budget, name), []).extend((radius / r, mean / m) for r, m in best)
     shown = {}
     for budget in budgets:
-        radius, mean = (spread(list(column)) for column in zip(*offline[budget], strict=True))
-        shown[f"{budget} frames, offline greedy, chord"] = summary(radius, mean)
+        shown[f"{budget} frames, offline greedy, chord"] = summary(offline[budget])
         for (of, name), values in ratios.items():
             if of == budget:
-                radius, mean = (spread(list(column)) for column in zip(*values, strict=True))
-                shown[f"{budget} frames, {name} over offline"] = summary(radius, mean)
+                shown[f"{budget} frames, {name} over offline"] = summary(values)
     return shown
 
 
-def summary(radius: dict[str, float], mean: dict[str, float]) -> dict[str, float]:
+def summary(values: Sequence[tuple[float, float]]) -> dict[str, float]:
+    """The spread of (radius, mean) pairs."""
+    radius, mean = (spread(list(column)) for column in zip(*values, strict=True))
     return {
         "radius": radius["median"],
         "radius p10": radius["p10"],

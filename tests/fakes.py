@@ -1,7 +1,7 @@
 """The other side of our borders, for tests: a source made of frames in memory, a clock that is told, a disk that dies."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -11,7 +11,7 @@ from geal_edge.errors import FrameError
 from geal_edge.runtime.clusters import KnowledgeClusters
 from geal_edge.runtime.frame import Frame, LostFrame
 from geal_edge.runtime.spool import Spool
-from geal_edge.runtime.stopping import Stop
+from geal_edge.runtime.stopping import Stop, T
 from geal_edge.runtime.units import JudgedFrame, JudgedUnit
 
 
@@ -169,3 +169,18 @@ class StopAt(Stop):
         self.left -= 1
         self.asked = self.asked or self.left <= 0
         return self.asked
+
+
+class StopAfter(Stop):
+    """Asked while item number `n` is in hand, as a signal would."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.left = n
+
+    def between(self, items: Iterable[T]) -> Iterator[T]:
+        for item in super().between(items):
+            self.left -= 1
+            if self.left == 0:
+                self.ask()
+            yield item

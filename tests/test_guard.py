@@ -22,11 +22,10 @@ from geal_edge.runtime.sources import open_source
 from geal_edge.runtime.sources.bags import BagSource
 from geal_edge.runtime.spoolview import open_view
 from geal_edge.runtime.units import units
-from tests.fakes import Died, MemorySource, dying_disk
+from tests.fakes import Died, MemorySource, StopAfter, dying_disk
 from tests.guards import film, street
 from tests.recordings import PERIOD_NS, START_NS, compressed, write_mcap
 from tests.streams import random_stream
-from tests.test_pipeline import StopAfter
 
 ROW = np.array([[1, 0]], np.float16)
 OTHER = np.array([[0, 1]], np.float16)

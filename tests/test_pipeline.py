@@ -13,8 +13,7 @@ from geal_edge.runtime.observer import Silent
 from geal_edge.runtime.pipeline import clusters_of
 from geal_edge.runtime.sources import open_source
 from geal_edge.runtime.spoolview import open_view
-from geal_edge.runtime.stopping import Stop
-from tests.fakes import MemorySource, frame
+from tests.fakes import MemorySource, StopAfter, frame
 
 DRIVE = "drawn:1:120"
 
@@ -28,21 +27,6 @@ def outcome(path):
         lines = list(view.list_lines())
         assert view.check() == []
         return [(line["id"], line["order"], line["distance"]) for line in lines], view.counts(), view.certificate()
-
-
-class StopAfter(Stop):
-    """Asked while frame number `n` is in hand, as a signal would."""
-
-    def __init__(self, n):
-        super().__init__()
-        self.left = n
-
-    def between(self, items):
-        for item in super().between(items):
-            self.left -= 1
-            if self.left == 0:
-                self.ask()
-            yield item
 
 
 def test_a_drawn_drive_ends_in_a_sound_spool_within_its_budget(encoder, tmp_path):

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.stream import paced
 from geal_edge.runtime.baselines import uniform_in_time
 from geal_edge.runtime.clusters import KnowledgeClusters, unit_rows
 from geal_edge.runtime.distance import squared_distances
@@ -119,21 +120,6 @@ def uneven_drive(seed, count):
             scene = scene + 0.03 * rng.normal(size=scene.shape)
             frames.append(unit(unit_rows(scene[: rng.integers(1, 5)])))
     return frames[:count]
-
-
-def paced(frames, budget):
-    """Indices of the frames that a link that is always on has sent at the end of the round."""
-    ladder, index_of = Ladder(capacity=budget), {}
-    for i, clusters in enumerate(frames):
-        decision = ladder.score(clusters)
-        index_of[decision.unit] = i
-        ladder.learn(decision)
-        progress = (i + 1) / len(frames)
-        count = due("paced", budget=budget, released=len(ladder.released), progress=progress)
-        if count:  # as rounds do: what adds little waits, until the round ends
-            beyond = (ladder.radius or 0.0) if progress < 1.0 else -1.0
-            ladder.learn_release(ladder.release(count, beyond=beyond))
-    return [index_of[number] for number in ladder.released]
 
 
 def mean_cover(frames, picked):

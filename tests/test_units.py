@@ -32,9 +32,8 @@ from geal_edge.runtime.sources import Source, open_source
 from geal_edge.runtime.sources.bags import BagSource
 from geal_edge.runtime.spool import Spool
 from geal_edge.runtime.spoolview import open_view
-from geal_edge.runtime.stopping import Stop
 from geal_edge.runtime.units import JudgedFrame, JudgedUnit, recorded_at, units
-from tests.fakes import Clock, Died, MemorySource, dying_disk, frame
+from tests.fakes import Clock, Died, MemorySource, StopAfter, dying_disk, frame
 from tests.recordings import PERIOD_NS, START_NS, Said, compressed, write_mcap
 from tests.streams import adversarial_stream, random_stream
 from tests.test_spool import settings
@@ -257,21 +256,6 @@ def test_one_broken_camera_does_not_lose_the_others_of_its_instant(drive, encode
     judged = [pipeline.judge(unit, encoder) for unit in units(grouped(drive).frames(), GROUP_S)]
     sizes = [(len(unit.frames), len(unit.lost)) for unit in judged]
     assert sizes == [(3, 0), (3, 0), (2, 0), (2, 1), (3, 0), (0, 3), *[(3, 0)] * 6]
-
-
-class StopAfter(Stop):
-    """Asked while unit number `n` is in hand, as a signal would."""
-
-    def __init__(self, n: int) -> None:
-        super().__init__()
-        self.left = n
-
-    def between(self, items):
-        for item in super().between(items):
-            self.left -= 1
-            if self.left == 0:
-                self.ask()
-            yield item
 
 
 def test_stopped_after_any_unit_and_started_again_it_selects_what_one_run_selects(filled, drive, encoder, tmp_path):

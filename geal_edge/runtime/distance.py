@@ -42,6 +42,18 @@ def widened_distances(a: tuple[Float64, Float64], b: tuple[Float64, Float64]) ->
     return distances
 
 
+def affinity_error(dim: int, square: float) -> float:
+    """How far an fp32 x.y - |y|^2 / 2 may lie from the exact one: fp16 rows of `dim` numbers, squared length at most `square`.
+
+    Products of fp16 values are exact in fp32; each of `dim` additions errs by at most 2^-24 of a partial sum, and partial
+    sums stay below |x| |y| + |y|^2 / 2 (Higham, Accuracy and Stability of Numerical Algorithms, 3.1), in whatever order.
+
+    >>> f"{affinity_error(384, 1.0):.1e}"
+    '3.5e-05'
+    """
+    return 1.01 * (dim + 2) * 2.0**-24 * 1.5 * square
+
+
 def chord(squared: float) -> float:
     """The chord of a squared distance, for people and for certificates."""
     return math.sqrt(squared)

@@ -5,7 +5,7 @@ bound is compared with the centres that it has not seen; once its bound is below
 true, it cannot be the farthest, and the comparison stops. Most rows are settled by a hint: the centres that lately took
 rows from the cell (the nearest centre so far) to which it belongs. Hints only tighten bounds; they never decide.
 
-Everything is done many rows at a time. fp32 products sort out what cannot matter, with the error bound of `_slack`; every
+Everything is done many rows at a time. fp32 products sort out what cannot matter, with the error bound of `affinity_error`; every
 distance that is remembered is computed in float64, where it is exact, so the answer is that of the naive form to the last bit.
 """
 
@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from geal_edge.runtime.clusters import IntArray, Rows
 from geal_edge.runtime.compiled import loops
-from geal_edge.runtime.distance import Float64
+from geal_edge.runtime.distance import Float64, affinity_error
 
 Float32: TypeAlias = npt.NDArray[np.float32]
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
@@ -73,14 +73,14 @@ class Bounds:
         self._centre_squares = np.empty(capacity)
         self._hints = np.full((capacity, HINTS), -1, np.int32)
         self._hinted = np.zeros(capacity, np.int32)
-        self._slack = _slack(dim, float(self.squares.max(initial=0.0)))
+        self._slack = affinity_error(dim, float(self.squares.max(initial=0.0)))
         self._loops = loops() if count * capacity >= COMPILE_FROM else None
 
     def add(self, rows: Rows) -> None:
         """More centres. Bounds stay what they were: true, and older."""
         wide = rows.astype(np.float32)
         squares = np.einsum("ij,ij->i", wide, wide, dtype=np.float64)
-        self._slack = max(self._slack, _slack(rows.shape[1], float(squares.max(initial=0.0))))
+        self._slack = max(self._slack, affinity_error(rows.shape[1], float(squares.max(initial=0.0))))
         before, new = self.count, slice(self.count, self.count + len(rows))
         self._centres[new, :-1] = wide
         self._centres[new, -1] = squares / 2
@@ -368,12 +368,3 @@ NOTHING = (-1.0, -1)
 def _before(a: tuple[float, int], b: tuple[float, int]) -> bool:
     """Whether `a` is farther, or as far and of a lower row."""
     return a[0] > b[0] or (a[0] == b[0] and a[1] < b[1])
-
-
-def _slack(dim: int, square: float) -> float:
-    """How much an fp32 x.y - |y|^2 / 2 may err, for fp16 rows of squared length at most `square`.
-
-    Products of fp16 values are exact in fp32; each of `dim` additions errs by at most 2^-24 of a partial sum, and partial
-    sums stay below |x| |y| + |y|^2 / 2 (Higham, Accuracy and Stability of Numerical Algorithms, 3.1), in whatever order.
-    """
-    return 1.01 * (dim + 2) * 2.0**-24 * 1.5 * square

@@ -11,28 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from geal_edge.runtime.clusters import Rows
-from geal_edge.runtime.distance import Float64
+from geal_edge.runtime.distance import Float64, affinity_error
 
 Float32: TypeAlias = npt.NDArray[np.float32]
 IntArray: TypeAlias = npt.NDArray[np.intp]
 
-UNIT_ROUNDOFF = 2.0**-24
+SQUARE = 1.002
+"""Canonical rows are at most so long, squared: unit rows, rounded to fp16."""
 COLUMNS = 8
 """Products are made for a multiple of so many rows at once: BLAS kernels for the odd remainder are several times slower."""
-
-
-def filter_error(dim: int) -> float:
-    """How far a squared distance of two canonical rows of `dim` numbers, computed in fp32, may lie from the exact one.
-
-    A dot product of n terms in any order is within n u / (1 - n u) of the sum of |x_i y_i| <= |x| |y|, u = 2^-24 (Higham 2002,
-    section 3.1). It counts twice; lengths, sum and difference round four times more, each by at most 4 u. Canonical rows are
-    at most 1.001 long.
-
-    >>> f"{filter_error(384):.1e}"
-    '4.7e-05'
-    """
-    gamma = dim * UNIT_ROUNDOFF / (1.0 - dim * UNIT_ROUNDOFF)
-    return 1.002 * (2.0 * gamma + 16.0 * UNIT_ROUNDOFF)
 
 
 def squares(rows: Float32) -> Float32:
@@ -129,17 +116,6 @@ class ResidentUnits:
         nearest: Float64 = distances.min(axis=0)
         return nearest
 
-    def exact_nearest(self, rows: Rows) -> Float64:
-        """The exact squared distance (C,) from each of `rows` (C, D) to the nearest row of all slots; none of them may be free.
-
-        Infinite where there is no slot.
-        """
-        if not self.count:
-            return np.full(len(rows), np.inf)
-        filtered = self.nearest(rows.astype(np.float32))
-        close = filtered <= filtered.min(axis=0) + 2.0 * self.error
-        return np.array([self.exact(row, np.flatnonzero(close[:, i])).min() for i, row in enumerate(rows)])
-
     def _reserve(self, size: int, dim: int) -> None:
         held, slots, _ = self._rows.shape
         wanted = max(size, held)
@@ -152,4 +128,4 @@ class ResidentUnits:
             grown[held:, :slots], halves[held:, :slots] = self._rows[:1], self._half_squares[:1]
         self._rows, self._half_squares = grown, halves
         self._sizes = np.concatenate([self._sizes, np.zeros(room - slots, np.intp)])
-        self.error = filter_error(dim)
+        self.error = 2.0 * affinity_error(dim + 4, SQUARE)  # |x|^2 and the last sum round too: as four terms more

@@ -86,6 +86,7 @@ from geal_edge.runtime.spooldb import (
     database_errors,
     is_created,
     memory_path,
+    next_unit,
     read_base,
     read_ladder,
     read_timeline,
@@ -321,8 +322,7 @@ class Spool:
 
     def _store_judgement(self, judgement: Judgement) -> None:
         self._db.execute("DELETE FROM deaths WHERE round = ?", (self.round.number,))
-        (last,) = self._db.execute("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'units'").fetchone()
-        self._insert_deaths(judgement.deaths, before=last + 1)
+        self._insert_deaths(judgement.deaths, before=next_unit(self._db))
         self._db.execute("UPDATE units SET levels = x'' WHERE state = 'released' AND round = ?", (self.round.number,))
         self._db.executemany(
             "UPDATE units SET levels = ?, squared_novelty = ?, radius = ?, witness = ?, nearest = ? WHERE unit = ?",

@@ -133,16 +133,21 @@ def read_ladder(db: sqlite3.Connection, round_number: int, base: Sequence[Rows] 
         "SELECT budget, max_retained FROM rounds WHERE round = ?", (round_number,)
     ).fetchone()
     deaths = db.execute("SELECT level, natural FROM deaths WHERE round = ? ORDER BY death", (round_number,))
-    (last,) = db.execute("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'units'").fetchone()
     return Ladder(
         capacity=budget,
-        next_unit=last + 1,
+        next_unit=next_unit(db),
         retained=list(read_units(db, round_number, "retained")),
         released=list(read_units(db, round_number, "released")),
         base=base,
         deaths=[Death(level=level, natural=bool(natural)) for level, natural in deaths],
         max_retained=max_retained,
     )
+
+
+def next_unit(db: sqlite3.Connection) -> int:
+    """The number of the next unit: none is given twice, whatever was evicted."""
+    (last,) = db.execute("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'units'").fetchone()
+    return int(last) + 1
 
 
 def read_units(db: sqlite3.Connection, round_number: int, state: str) -> Iterator[RetainedUnit]:

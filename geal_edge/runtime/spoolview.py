@@ -143,6 +143,7 @@ class SpoolView:
             "ORDER BY round DESC LIMIT 1"
         ).fetchone()
         self._certified = bool(certified)
+        self._ladder: Ladder | None = None
         self.open = bool(open_)
         self._price = None if price is None else Price(**json.loads(price))
 
@@ -183,8 +184,10 @@ class SpoolView:
         ]
 
     def ladder(self) -> Ladder:
-        """The selector, restored for asking only."""
-        return read_ladder(self._db, self.round, read_base(self.path, self.meta["feature_space"]))
+        """The selector, restored for asking only; once, since a full memory and all retained rows are read for it."""
+        if self._ladder is None:
+            self._ladder = read_ladder(self._db, self.round, read_base(self.path, self.meta["feature_space"]))
+        return self._ladder
 
     def certificate(self) -> Certificate:
         """Of all that the open round has seen."""
