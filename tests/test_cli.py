@@ -104,13 +104,16 @@ def test_select_writes_picks_and_inspect_reads_all_that_was_written(cli, spool, 
         (tiny_bundle.path, "160 wide x 160 high"),
         (spool, "60 seen"),
         (picks, "4 selected"),
-        (stored, "ts-"),
+        (stored, "10 rows x 10 columns"),
     ):
         code, out, _ = cli("inspect", path)
         assert code == 0
         assert words in out
         code, out, _ = cli("inspect", path, "--json")
         assert json.loads(out)["schema"].startswith("geal-edge/")
+    (stored / "features.json").write_text("{")
+    code, _, error = cli("inspect", stored)
+    assert (code, "not JSON" in error, "Traceback" in error) == (16, True, False)
 
 
 def test_a_pool_smaller_than_the_budget_is_said(cli, tiny_bundle, tmp_path):
