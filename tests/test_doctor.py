@@ -158,7 +158,7 @@ def test_the_graph_of_the_trial_is_the_product_that_it_says():
 
 def test_no_engine_at_all_is_broken(system, monkeypatch):
     monkeypatch.setattr(
-        software, "_engine", lambda name, others: Finding(name=name, verdict="absent", seen="not installed")
+        software, "_engine", lambda name, others, on_jetson: Finding(name=name, verdict="absent", seen="not installed")
     )
     *_, last = software.engines(system)
     assert (last.name, last.verdict) == ("engines", "broken")

@@ -10,7 +10,7 @@ import geal_edge
 from geal_edge.errors import BackendError, MissingDependency
 from geal_edge.runtime.backends.choice import INSIDE, BackendName
 from geal_edge.runtime.backends.driver import probe
-from geal_edge.runtime.backends.identity import identity
+from geal_edge.runtime.backends.identity import ON_GPU, identity
 from geal_edge.runtime.backends.installed import installed_version
 from geal_edge.runtime.backends.ortgpu import require_one_wheel
 from geal_edge.runtime.doctor.finding import Finding, System
@@ -108,7 +108,7 @@ def engines(system: System) -> Iterator[Finding]:
     """Every backend, by a session that it runs; a list of providers proves nothing."""
     findings: dict[BackendName, Finding] = {}
     for name in get_args(BackendName):
-        findings[name] = _engine(name, findings)
+        findings[name] = _engine(name, findings, on_jetson=system.is_jetson)
         yield findings[name]
     if all(finding.verdict != "good" for finding in findings.values()):
         yield Finding(
@@ -119,11 +119,13 @@ def engines(system: System) -> Iterator[Finding]:
         )
 
 
-def _engine(name: BackendName, others: dict[BackendName, Finding]) -> Finding:
+def _engine(name: BackendName, others: dict[BackendName, Finding], *, on_jetson: bool) -> Finding:
     try:
         here = identity(name)
     except MissingDependency as error:
-        return Finding(name=name, verdict="absent", seen=_words(error, name))
+        # The packages of the extra `gpu` have no kernels for a Jetson.
+        advice = "On a Jetson it comes from NVIDIA's own index: docs/targets/" if on_jetson and name in ON_GPU else ""
+        return Finding(name=name, verdict="absent", seen=_words(error, name), advice=advice)
     except BackendError as error:
         return Finding(name=name, verdict="degraded", seen=f"installed, and cannot run: {_words(error, name)}")
     outcome = trial(name)
