@@ -9,6 +9,7 @@ from geal_edge.cli import (
     build,
     check,
     demo,
+    doctor,
     export,
     extract,
     inspect,
@@ -46,6 +47,7 @@ app.command("status", rich_help_panel=VEHICLE)(status.status)
 app.command("list", rich_help_panel=VEHICLE)(list_.list_selected)
 app.command("check", rich_help_panel=VEHICLE)(check.check)
 app.add_typer(memory.memory, name="memory", rich_help_panel=VEHICLE)
+app.command("doctor", rich_help_panel=HELP)(doctor.doctor)
 app.command("demo", rich_help_panel=HELP)(demo.demo)
 
 
