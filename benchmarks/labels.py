@@ -2,14 +2,14 @@
 
     python -m benchmarks.labels --bundle BUNDLE --features FOLDER --labels LABELS [--class-list FILE] [--budgets 20,50,100]
                                 [--strategies geal,random,...] [--attention-ratios 0.5] [--clusters 25]
-                                [--hold-outs 5] [--draws 2] [--json]
+                                [--downsampling clusters,A1,...] [--hold-outs 5] [--draws 2] [--json]
 
 The stored features (`geal-edge select FRAMES --features FOLDER`) are frames that people have labelled. Each seed holds out a
 quarter of them in whole stretches, on which the probes are tested; every strategy selects from the rest. What begins with a drawn
 frame, and random, is drawn --draws times for each; median, with the 10th and 90th percentile, over all of it. With
 --hold-outs 1 it is the draw of the first frame alone that varies.
 
-With several --attention-ratios or --clusters, every strategy is shown in every combination.
+With several --attention-ratios, --clusters or --downsampling, every strategy is shown in every combination.
 """
 
 import argparse
@@ -61,16 +61,18 @@ def main() -> None:
     parser.add_argument("--strategies", default=",".join(STRATEGIES))
     parser.add_argument("--attention-ratios", default="0.5")
     parser.add_argument("--clusters", default="25")
+    parser.add_argument("--downsampling", default="clusters")
     parser.add_argument("--hold-outs", type=int, default=5)
     parser.add_argument("--draws", type=int, default=2)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     bundle = Bundle.open(options.bundle)
     budgets = sorted(int(word) for word in options.budgets.split(","))
-    ratios = [float(word) for word in options.attention_ratios.split(",")]
     recipes = [
-        ClusterConfig(attention_ratio=ratio, clusters_per_frame=int(k))
-        for ratio, k in product(ratios, options.clusters.split(","))
+        ClusterConfig(attention_ratio=float(ratio), clusters_per_frame=int(k), downsampling=downsampling)  # type: ignore[arg-type]
+        for ratio, k, downsampling in product(
+            options.attention_ratios.split(","), options.clusters.split(","), options.downsampling.split(",")
+        )
     ]
     tables: list[LabelTable] = []
     results: list[LabelResult] = []
@@ -81,7 +83,7 @@ def main() -> None:
         Features(options.features, bundle.manifest, writable=False) as features,
     ):
         for recipe in recipes:
-            suffix = f" {recipe.attention_ratio:g}, K = {recipe.clusters_per_frame}" if len(recipes) > 1 else ""
+            suffix = f" {recipe.attention_ratio:g}, K = {recipe.clusters_per_frame}, {recipe.downsampling}"
             whole = pool.read_pool(
                 [], encoder=encoder, recipe=recipe, features=features, embedding=True, watch=Silent()
             )
@@ -89,7 +91,9 @@ def main() -> None:
             for seed in range(options.hold_outs):
                 found, held_out = hold_out(whole, seed=seed)
                 seeds = range(seed * options.draws, (seed + 1) * options.draws)
-                choices = choices_of(found, options.strategies.split(","), budgets, seeds, suffix)
+                choices = choices_of(
+                    found, options.strategies.split(","), budgets, seeds, suffix if len(recipes) > 1 else ""
+                )
                 table = evaluate(
                     found,
                     choices,

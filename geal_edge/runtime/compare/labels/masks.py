@@ -95,7 +95,7 @@ def _by_colour(path: Path, pixels: npt.NDArray[np.uint8], classes: ClassList | N
     if classes is None or classes.colours is None:
         raise UsageError(
             f"{path}: a mask in colours, and there is no list of what they mean. Put a label_colors.txt with lines "
-            "`R G B NAME` beside the masks, or name one with --classes."
+            "`R G B NAME` beside the masks."
         )
     packed = _packed(pixels)
     colours = _packed(classes.colours)
