@@ -190,6 +190,11 @@ class Features:
     def has_cls(self) -> bool:
         return "cls.f32" in self._shapes
 
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns) of the patches of every frame."""
+        return self._manifest.grid
+
     def _head(self) -> dict[str, Any]:
         m = self._manifest
         return {
