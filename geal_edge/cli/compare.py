@@ -14,6 +14,7 @@ from geal_edge.cli.common import (
     Quiet,
     Terminal,
     open_sources,
+    require_writable_place,
     say_notes,
     stopping_well,
     untrained_note,
@@ -22,6 +23,7 @@ from geal_edge.errors import Interrupted, UsageError
 from geal_edge.runtime.compare.comparison import Comparison
 from geal_edge.runtime.compare.comparison import compare as compare_sources
 from geal_edge.runtime.compare.table import as_dict, in_what, sentences, tables
+from geal_edge.runtime.report.compared import write_comparison
 
 
 def compare(
@@ -69,6 +71,12 @@ def compare(
             help="Folder for all that is worked out; the same command goes on from there.",
         ),
     ] = Path("comparison"),
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PAGE", help="Also write one self-contained page: curves, tables, what each found and missed."
+        ),
+    ] = None,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Processes: drives and strategies side by side. Default: the CPUs.")
     ] = None,
@@ -77,13 +85,15 @@ def compare(
 ) -> None:
     """Show what each budget covers on recorded drives, by every strategy.
 
-    Example: `geal-edge compare drives/*.mp4 --fps 5 --bundle bundle --budgets 20,50,100,200`
+    Example: `geal-edge compare drives/*.mp4 --fps 5 --bundle bundle --budgets 20,50,100,200 --report compare.html`
 
     Other settings, and the bundle before this one: `geal-edge compare drives/*.mp4 --fps 5 --bundle new
     --strategies geal --sweep attention_ratio=0.3,0.5,0.7 --sweep bundle=old,new`
     """
     cpus = len(os.sched_getaffinity(0))
     processes = jobs or cpus
+    if report is not None:
+        require_writable_place(report)
     opened = open_sources(sources or [], name=None, fps=fps)
     with Terminal(quiet=quiet) as watch, stopping_well() as stop:
         say_notes(opened, watch)
@@ -100,6 +110,8 @@ def compare(
             watch=watch,
             stop=stop,
         )
+        if report is not None:
+            write_comparison(comparison, report, watch=watch)
         if json_:
             print(json.dumps(as_dict(comparison), indent=1, ensure_ascii=False))
         else:

@@ -11,6 +11,7 @@ from itertools import groupby
 import numpy as np
 
 from geal_edge.errors import Interrupted
+from geal_edge.runtime.clusters import KnowledgeClusters
 from geal_edge.runtime.ladder import Ladder, Release
 from geal_edge.runtime.poolframe import PoolFrame
 from geal_edge.runtime.release import Price, ReleaseRule
@@ -22,23 +23,38 @@ STILL_S = 1.0
 """What a frame without a capture time counts for."""
 
 
-def released(frames: Sequence[PoolFrame], budget: int, rule: ReleaseRule, *, stop: Stop | None = None) -> list[int]:
+def released(
+    frames: Sequence[KnowledgeClusters],
+    budget: int,
+    rule: ReleaseRule,
+    *,
+    seconds: Sequence[float],
+    length_s: float,
+    stop: Stop | None = None,
+) -> list[int]:
     """Indices of the frames that the rule has released by the end of the round, in the order of their release.
 
+    seconds   when each frame is seen, ascending, since the round began
+    length_s  when it ends
+
     Raises Interrupted once `stop` is asked: a part of a round says nothing of the whole.
+
+    >>> x = np.array([[1, 0], [1, 0], [0, 1], [-1, 0]], np.float16)
+    >>> frames = [KnowledgeClusters(rows=row[None], patch_cluster=np.zeros(1, np.int16)) for row in x]
+    >>> released(frames, 2, "round_end", seconds=range(4), length_s=4.0)
+    [0, 3]
     """
     stop = stop or Stop()
-    seconds, length_s = powered_seconds(frames)
     now = [0.0]
     store = _OneRound(settings=_Settings(budget=budget, release=rule, length_s=length_s))
     rounds = Rounds(store, lambda: now[0])
     index_of: dict[int, int] = {}
-    for index, frame in enumerate(frames):
+    for index, clusters in enumerate(frames):
         if stop():
             raise Interrupted("Stopped while a drive was simulated.")
         now[0] = seconds[index]
         rounds.tick()
-        decision = rounds.score(frame.clusters)
+        decision = rounds.score(clusters)
         index_of[decision.unit] = index  # a frame that is not retained leaves its number to the next
         rounds.learn(decision)
     rounds.end()
