@@ -8,6 +8,7 @@ import geal_edge
 from geal_edge.cli import (
     build,
     check,
+    compare,
     demo,
     doctor,
     export,
@@ -40,6 +41,7 @@ app.command("build", rich_help_panel=MODEL)(build.build)
 app.command("verify", rich_help_panel=MODEL)(verify.verify)
 app.command("inspect", rich_help_panel=MODEL)(inspect.inspect)
 app.command("select", rich_help_panel=CHOOSE)(select.select)
+app.command("compare", rich_help_panel=CHOOSE)(compare.compare)
 app.command("report", rich_help_panel=CHOOSE)(report.report)
 app.command("extract", rich_help_panel=CHOOSE)(extract.extract)
 app.command("run", rich_help_panel=VEHICLE)(run.run)

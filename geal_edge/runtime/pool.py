@@ -203,11 +203,7 @@ def read_pool(
         raise UsageError(
             f"--guard {guard}: looks at the frames themselves, and --features holds none of them. Leave one of the two out."
         )
-    for name, times in Counter(source.name for source in sources).items():
-        if times > 1:
-            raise SourceClash(
-                f"{times} sources are named {name!r}, so their frames' ids would clash. Rename one of them."
-            )
+    require_names_apart(sources)
     reader = _PoolReader(
         encoder=encoder,
         recipe=recipe or encoder.bundle.manifest.clusters,
@@ -247,6 +243,15 @@ def read_pool(
         gated=dict(reader.gated),
         recipe=reader.recipe,
     )
+
+
+def require_names_apart(sources: Sequence[NamedSource]) -> None:
+    """Raise SourceClash where two sources have one name."""
+    for name, times in Counter(source.name for source in sources).items():
+        if times > 1:
+            raise SourceClash(
+                f"{times} sources are named {name!r}, so their frames' ids would clash. Rename one of them."
+            )
 
 
 def units_of(
