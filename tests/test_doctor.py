@@ -79,12 +79,14 @@ def test_this_machine_can_run_the_project_and_nothing_is_left_behind(tmp_path):
 
 
 def test_faults_of_a_machine_are_named_one_by_one_and_end_the_command_with_a_code_of_its_own(tmp_path):
-    """Both ONNX Runtimes, no cv2, a disk that is mounted read-only: at once, and none hides another."""
+    """Both ONNX Runtimes, libraries that do not load, a disk that is mounted read-only: at once, and none hides another."""
     faults, disk = tmp_path / "faults", tmp_path / "disk"
     for package in ("onnxruntime", "onnxruntime_gpu"):
         named = f"Metadata-Version: 2.1\nName: {package.replace('_', '-')}\nVersion: 1.31.0\n"
         write(faults, f"{package}-1.31.0.dist-info/METADATA", named)
     write(faults, "cv2/__init__.py", "raise ImportError('libGL.so.1: cannot open shared object file')\n")
+    for package in ("openvino", "tensorrt_rtx"):
+        write(faults, f"{package}/__init__.py", "raise ImportError('a symbol is missing')\n")
     disk.mkdir()
     read_only = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
     mounted = f"mount -t tmpfs none '{disk}' && mount -o remount,ro '{disk}' && exec \"$@\""
@@ -106,6 +108,8 @@ def test_faults_of_a_machine_are_named_one_by_one_and_end_the_command_with_a_cod
     assert findings["opencv"]["verdict"] == "degraded"
     assert "libGL.so.1" in findings["opencv"]["seen"]
     assert "pip install 'geal-edge[cpu]'" in findings["opencv"]["advice"]
+    assert findings["tensorrt_rtx"]["verdict"] == "degraded"
+    assert "installed, and cannot run: a symbol is missing" in findings["tensorrt_rtx"]["seen"]
     assert findings["sync"]["verdict"] == "broken"
     assert "Read-only file system" in findings["sync"]["seen"]
     assert "Mount it read-write" in findings["sync"]["advice"]
@@ -278,6 +282,7 @@ def test_a_camera_names_who_holds_it(system):
         ("ext4", "rw", ""),
         ("ext4", "rw,nobarrier", "Barriers are off"),
         ("tmpfs", "rw", "in memory"),
+        ("overlay", "rw", "container"),
         ("nfs4", "rw", "network"),
         ("vfat", "rw", "no journal"),
     ],
@@ -358,6 +363,7 @@ def test_two_archives_of_the_same_are_the_same_bytes(system, spool, tmp_path):
 def test_no_secret_of_the_environment_is_in_the_archive(system, tmp_path):
     environ = {
         "HTTPS_PROXY": "http://fleet:hunter2@proxy:3128",
+        "HTTP_PROXY": "fleet:hunter2@proxy:3128",
         "HF_ENDPOINT": "https://hub/?token=hunter2",
         "HF_TOKEN": "hunter2",
         "AWS_SECRET_ACCESS_KEY": "hunter2",
@@ -368,6 +374,7 @@ def test_no_secret_of_the_environment_is_in_the_archive(system, tmp_path):
     assert b"hunter2" not in gzip.decompress(path.read_bytes())
     assert json.loads(members_of(path)["config.json"])["environment"] == {
         "HTTPS_PROXY": f"http://{REMOVED}@proxy:3128",
+        "HTTP_PROXY": f"{REMOVED}@proxy:3128",
         "HF_ENDPOINT": f"https://hub/?token={REMOVED}",
         "HF_HOME": "/data/weights",
     }

@@ -44,7 +44,7 @@ VARIABLES = (
 """No other variable is looked at: a process may have been given any secret by its environment."""
 
 REMOVED = "(removed)"
-_USER_IN_URL = re.compile(r"(?<=://)[^/\s]*@")
+_USER_IN_URL = re.compile(r"(?<=://)[^/\s]*@|[^/\s:@]+:[^/\s@]+@")  # proxies may be named without a scheme
 _SECRET_IN_URL = re.compile(r"(?i)([?&;](?:[\w-]*(?:token|secret|password|passwd|signature|key|sig))=)[^&;\s\"']+")
 _SECRET_NAME = re.compile(r"(?i)token|secret|password|passwd|credential|api_?key")
 

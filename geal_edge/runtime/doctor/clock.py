@@ -30,7 +30,7 @@ def clock(system: System) -> Iterator[Finding]:
         yield Finding(
             name="clock",
             verdict="broken",
-            seen=f"the wall clock says {said}: it was never set, and budgets and the times of frames would count from there",
+            seen=f"the wall clock says {said}: it was never set; events would carry it, and no budget can count over a restart",
             advice="Set it (GNSS, NTP or PTP) before geal-edge starts, and fit a battery for the board's clock",
             facts=facts,
         )

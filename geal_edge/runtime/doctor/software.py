@@ -3,6 +3,7 @@
 import platform
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import get_args
 
@@ -128,11 +129,13 @@ def _engine(name: BackendName, others: dict[BackendName, Finding], *, on_jetson:
         return Finding(name=name, verdict="absent", seen=_words(error, name), advice=advice)
     except BackendError as error:
         return Finding(name=name, verdict="degraded", seen=f"installed, and cannot run: {_words(error, name)}")
+    if name in INSIDE and others["openvino"].verdict != "good":
+        return replace(others["openvino"], name=name)
     outcome = trial(name)
     if outcome.error is None:
         seen = f"{here.engine} on {here.device}: a session was made and answered right"
         return Finding(name=name, verdict="good", seen=seen)
-    if name in INSIDE and others["openvino"].verdict == "good":
+    if name in INSIDE:
         return Finding(
             name=name, verdict="absent", seen=_words(outcome.error, name)
         )  # a precision that this processor does not have

@@ -25,8 +25,9 @@ SYNCED_FILES = 8
 _FILE = bytes(65536)
 
 _VOLATILE = ("tmpfs", "ramfs")
+_LAYERED = ("overlay", "aufs")
 _NETWORK = ("nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs")
-_NO_JOURNAL = ("vfat", "exfat", "msdos", "fuseblk")
+_NO_JOURNAL = ("vfat", "exfat", "msdos")
 _NO_BARRIER = ("nobarrier", "barrier=0")
 
 
@@ -85,6 +86,10 @@ def disk(system: System) -> Iterator[Finding]:
 def _of_the_kind(mount: Mount) -> str:
     if mount.kind in _VOLATILE:
         return "It is in memory: a restart loses the spool. Choose a folder on a disk."
+    if mount.kind in _LAYERED:
+        return (
+            "It is a layer of a container, or of a root that is not written to, and goes with it: mount a disk there."
+        )
     if mount.kind in _NETWORK:
         return "Locks and syncs of a network file system are not to be relied on: choose a local disk."
     if mount.kind in _NO_JOURNAL:
