@@ -1,3 +1,4 @@
+import tracemalloc
 from dataclasses import replace
 from functools import partial
 
@@ -292,6 +293,21 @@ def test_a_mapped_file_is_a_pool(tmp_path):
     np.save(tmp_path / "rows.npy", np.concatenate(units))
     mapped = np.load(tmp_path / "rows.npy", mmap_mode="r")
     assert k_center_greedy(mapped, offsets_of(units), 20, first=0) == greedy(units, 20)
+
+
+def test_a_mapped_pool_is_never_in_memory_as_a_whole(tmp_path, monkeypatch):
+    rows = unit_rows(np.random.default_rng(18).normal(size=(20_000, 128)))
+    np.save(tmp_path / "rows.npy", rows)
+    mapped = np.load(tmp_path / "rows.npy", mmap_mode="r")
+    monkeypatch.setattr(farthest, "BLOCK_ROWS", 256)
+    monkeypatch.setattr(farthest, "WORKING_SET", 256)
+    tracemalloc.start()
+    try:
+        k_center_greedy(mapped, np.arange(0, 20_001, 5), 10, first=0)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < rows.nbytes / 2
 
 
 def test_far_fewer_distances_are_computed_than_in_the_full_form():
