@@ -2,7 +2,7 @@
 
     python -m benchmarks.pool [--frames 4000] [--budget 400] [--repeats 3] [--check] [--bundle BUNDLE --features FOLDER] [--json]
     python -m benchmarks.pool --list [--repeats 1] [--json]
-    python -m benchmarks.pool --peers [--repeats 1] [--json]
+    python -m benchmarks.pool --peers [--frames 16551] [--budget 8000] [--repeats 1] [--json]
 
 order      the lazy search (`k_center_greedy` without row distances)
 complete   the same with the exact distances of all rows of every pick
@@ -32,14 +32,15 @@ from geal_edge.runtime.threads import one_blas_thread
 
 BROADCAST_PICKS = 20
 BROADCAST_ROWS = 1000
+FRAMES, BUDGET = 4_000, 400
 VOC_FRAMES, VOC_BUDGET = 16_551, 8_000
 RETAINED, SELECTED, IN_LEVEL = 8_000, 2_000, 1_800
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--frames", type=int, default=4000)
-    parser.add_argument("--budget", type=int, default=400)
+    parser.add_argument("--frames", type=int, help=f"{FRAMES}, or {VOC_FRAMES} with --peers")
+    parser.add_argument("--budget", type=int, help=f"{BUDGET}, or {VOC_BUDGET} with --peers")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--naive-picks", type=int, default=30)
     parser.add_argument("--check", action="store_true", help="run the naive form to the end once, and compare")
@@ -52,7 +53,7 @@ def main() -> None:
     compiled = warm()
     results: dict[str, dict[str, float]] = {}
     if options.peers:
-        results, facts = peers(options.repeats)
+        results, facts = peers(options.frames or VOC_FRAMES, options.budget or VOC_BUDGET, options.repeats)
         show("core-set, one row a frame", results, {"compiled": compiled, **facts}, as_json=options.json)
         return
     if options.list:
@@ -61,13 +62,13 @@ def main() -> None:
         facts = {"compiled": compiled, "retained": RETAINED, "selected": SELECTED, "repeats": options.repeats}
         show("the selected order of a spool", results, facts, as_json=options.json)
         return
-    pools: dict[str, Pool] = {kind: drawn(kind, options.frames) for kind in ("iid", "video")}
+    pools: dict[str, Pool] = {kind: drawn(kind, options.frames or FRAMES) for kind in ("iid", "video")}
     if options.features is not None:
         pools["real"] = real(options.bundle, options.features)
     facts = {"compiled": compiled, "repeats": options.repeats, "naive picks timed": options.naive_picks}
     with one_blas_thread():
         for kind, (rows, offsets) in pools.items():
-            budget = min(options.budget, (len(offsets) - 1) // 4)
+            budget = min(options.budget or BUDGET, (len(offsets) - 1) // 4)
             results |= against_naive(kind, rows, offsets, budget, options.repeats, options.naive_picks)
             facts |= {f"{kind}, frames": len(offsets) - 1, f"{kind}, rows": len(rows), f"{kind}, budget": budget}
             if options.check:
@@ -150,24 +151,24 @@ def broadcast(rows: Rows, offsets: IntArray, budget: int) -> list[int]:
         picked.append(int(owner[nearest.argmax()]))
 
 
-def peers(repeats: int) -> tuple[dict[str, dict[str, float]], dict[str, object]]:
+def peers(frames: int, budget: int, repeats: int) -> tuple[dict[str, dict[str, float]], dict[str, object]]:
     """One row a frame: `k_center_greedy`, fpsample's farthest-point sampling, and scikit-learn's distances in a loop."""
     import fpsample
     from sklearn.metrics import pairwise_distances
 
-    rows, offsets = drawn("iid", VOC_FRAMES, per_frame=1)
+    rows, offsets = drawn("iid", frames, per_frame=1)
     wide = rows.astype(np.float32)
 
     def sklearn_loop() -> list[int]:
         picked, nearest = [0], np.full(len(wide), np.inf)
-        while len(picked) < VOC_BUDGET:
+        while len(picked) < budget:
             np.minimum(nearest, pairwise_distances(wide, wide[picked[-1:]])[:, 0], out=nearest)
             picked.append(int(nearest.argmax()))
         return picked
 
     ways: dict[str, Callable[[], object]] = {
-        "geal-edge": lambda: order_of(rows, offsets, VOC_BUDGET),
-        "fpsample": lambda: fpsample.fps_sampling(wide, VOC_BUDGET, start_idx=0),
+        "geal-edge": lambda: order_of(rows, offsets, budget),
+        "fpsample": lambda: fpsample.fps_sampling(wide, budget, start_idx=0),
         "scikit-learn loop": sklearn_loop,
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
@@ -179,7 +180,7 @@ def peers(repeats: int) -> tuple[dict[str, dict[str, float]], dict[str, object]]
     for name in list(ways)[1:]:
         ratios = [a / b for a, b in zip(seconds[name], seconds["geal-edge"], strict=True)]
         table[f"times faster than {name}"] = spread(ratios)
-    return table, {"frames": VOC_FRAMES, "budget": VOC_BUDGET, "repeats": repeats}
+    return table, {"frames": frames, "budget": budget, "repeats": repeats}
 
 
 def real(bundle_path: Path, folder: Path) -> Pool:

@@ -1,10 +1,13 @@
+import tracemalloc
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.rows import drawn
 from geal_edge.errors import UsageError
 from geal_edge.runtime import farthest, kcenter
 from geal_edge.runtime.clusters import unit_rows
@@ -148,7 +151,8 @@ def test_lazy_picks_are_those_of_the_full_form_to_the_last_bit(seed, count, budg
     pools = [turned[:cut], turned[cut : count - seed % 2]] if parted else None
     # Sizes at which every block, working set and hint list runs over.
     sizes = {"BLOCK_ROWS": 7, "BLOCK_CENTRES": 3, "FIRST_CENTRES": 2, "WORKING_SET": 6, "FRESH_ROWS": 4, "HINTED_ROWS": 3,
-             "SCANNED_ROWS": 2, "SETTLED_ROWS": 8, "LARGE_BLOCK": 5}  # fmt: skip
+             "SCANNED_ROWS": 2, "SCANNED_MOST": 3, "CENTRES_PER_SCANNED": 9, "PART_ROWS": 2, "HINTED_PART": 2, "NEIGHBOURS": 4,
+             "SETTLED_ROWS": 8, "LARGE_BLOCK": 5}  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         for name, size in sizes.items() if small else ():
             patch.setattr(farthest, name, size)
@@ -192,6 +196,8 @@ def test_compiled_loops_give_the_same_picks_and_distances(monkeypatch, make, see
     monkeypatch.setattr(farthest, "COMPILE_FROM", 0)
     monkeypatch.setattr(farthest, "FIRST_CENTRES", 2)
     monkeypatch.setattr(farthest, "WORKING_SET", 20)
+    monkeypatch.setattr(farthest, "PART_ROWS", 3)
+    monkeypatch.setattr(farthest, "HINTED_PART", 5)
     assert greedy(units, 40, first=seed) == full
 
 
@@ -223,6 +229,51 @@ def test_means_and_draws_over_a_mapped_file_are_taken_block_by_block(tmp_path, m
     assert [p.unit for p in blocks] == [p.unit for p in draws]
 
 
+@pytest.mark.parametrize(
+    "method", [k_center_greedy, naive_k_center, k_center_by_mean, partial(sample_by_distance, seed=3)]
+)
+def test_every_pick_is_told_and_stopping_leaves_those_so_far(method):
+    units = ragged_units(16, 30)
+    rows, offsets = np.concatenate(units), offsets_of(units)
+    told: list[int] = []
+    whole = method(rows, offsets, 12, first=2, on_pick=told.append)
+    assert told == list(range(1, 13))
+    left = iter(range(5))
+    assert method(rows, offsets, 12, first=2, stop=lambda: next(left, None) is None) == whole[:5]
+    assert method(rows, offsets, 12, first=2, stop=lambda: True) == []
+
+
+@pytest.mark.parametrize("budget", [9, 10, 1000])
+def test_a_budget_of_the_pool_or_more_orders_all_of_it(budget):
+    units = ragged_units(17, 9)
+    picks = greedy(units, budget, first=4)
+    assert sorted(pick.unit for pick in picks) == list(range(9))
+    assert picks == naive_k_center(np.concatenate(units), offsets_of(units), 9, first=4)
+    assert picks[-1].cover_squared == 0.0
+
+
+@pytest.mark.parametrize("make", [ragged_units, tied_units, clustered_units])
+def test_neither_picks_nor_distances_depend_on_the_number_of_threads(monkeypatch, make):
+    units = make(15, 50)
+    rows, offsets = np.concatenate(units), offsets_of(units)
+    full = naive_k_center(rows, offsets, 25, first=0)
+    for name, size in {"FIRST_CENTRES": 2, "PART_ROWS": 2, "HINTED_PART": 3, "SETTLED_ROWS": 5}.items():
+        monkeypatch.setattr(farthest, name, size)
+    computed = set()
+    for threads in (1, 2, 5):
+        monkeypatch.setattr("os.cpu_count", lambda: threads)  # noqa: B023
+        assert k_center_greedy(rows, offsets, 25, first=0) == full
+        computed.add(count_distances(rows, offsets, 25, first=0))
+    assert len(computed) == 1
+
+
+def test_frames_that_follow_each_other_settle_each_other(monkeypatch):
+    rows, offsets = drawn("video", 600, per_frame=10, dim=64)
+    beside = count_distances(rows, offsets, 100, first=0)
+    monkeypatch.setattr(farthest, "NEIGHBOURS", 0)
+    assert beside < 0.9 * count_distances(rows, offsets, 100, first=0)
+
+
 def test_distances_are_counted_from_threads_without_loss(monkeypatch):
     units = ragged_units(13, 200)
     monkeypatch.setattr(farthest, "SETTLED_ROWS", 2)
@@ -242,6 +293,21 @@ def test_a_mapped_file_is_a_pool(tmp_path):
     np.save(tmp_path / "rows.npy", np.concatenate(units))
     mapped = np.load(tmp_path / "rows.npy", mmap_mode="r")
     assert k_center_greedy(mapped, offsets_of(units), 20, first=0) == greedy(units, 20)
+
+
+def test_a_mapped_pool_is_never_in_memory_as_a_whole(tmp_path, monkeypatch):
+    rows = unit_rows(np.random.default_rng(18).normal(size=(20_000, 128)))
+    np.save(tmp_path / "rows.npy", rows)
+    mapped = np.load(tmp_path / "rows.npy", mmap_mode="r")
+    monkeypatch.setattr(farthest, "BLOCK_ROWS", 256)
+    monkeypatch.setattr(farthest, "WORKING_SET", 256)
+    tracemalloc.start()
+    try:
+        k_center_greedy(mapped, np.arange(0, 20_001, 5), 10, first=0)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < rows.nbytes / 2
 
 
 def test_far_fewer_distances_are_computed_than_in_the_full_form():
@@ -331,7 +397,7 @@ def test_by_the_mean_each_pick_has_the_largest_mean_distance(seed, metric):
 def test_sampling_draws_units_by_the_squared_distance_of_their_rows(metric):
     units = ragged_units(7, 5) if metric == "cosine" else raw_units(7, 5)
     rows = np.concatenate(units)
-    drawn = [
+    found = [
         sample_by_distance(rows, offsets_of(units), 2, first=0, seed=seed, metric=metric)[1].unit
         for seed in range(2000)
     ]
@@ -339,7 +405,7 @@ def test_sampling_draws_units_by_the_squared_distance_of_their_rows(metric):
     distance = (lambda x: squared_distances(x, units[0]) / 2) if metric == "cosine" else (lambda x: euclid(x, units[0]))
     weight = np.array([(distance(x).min(1) ** 2).sum() for x in units[1:]])
     expected = 2000 * weight / weight.sum()
-    assert (((np.bincount(drawn, minlength=5)[1:] - expected) ** 2) / expected).sum() < 16.3  # p = 0.001
+    assert (((np.bincount(found, minlength=5)[1:] - expected) ** 2) / expected).sum() < 16.3  # p = 0.001
 
 
 def test_sampling_picks_each_unit_once_and_copies_last_and_the_same_again():

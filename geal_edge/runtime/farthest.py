@@ -3,13 +3,16 @@
 A row's distance to the nearest centre only falls, so what it was some centres ago is an upper bound. The row with the largest
 bound is compared with the centres that it has not seen; once its bound is below the largest distance that is known to be
 true, it cannot be the farthest, and the comparison stops. Most rows are settled by a hint: the centres that lately took
-rows from the cell (the nearest centre so far) to which it belongs. Hints only tighten bounds; they never decide.
+rows from the cell (the nearest centre so far) to which it belongs, or those to which the rows beside it in the pool belong,
+since frames that follow each other show the same things. Hints only tighten bounds; they never decide.
 
 Everything is done many rows at a time. fp32 products sort out what cannot matter, with the error bound of `affinity_error`; every
 distance that is remembered is computed in float64, where it is exact, so the answer is that of the naive form to the last bit.
+Threads share the rows out in parts whose sizes do not depend on how many threads there are: nor does anything that is found.
 """
 
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 from typing import TypeAlias
@@ -37,6 +40,14 @@ LARGE_BLOCK = 2048
 HINTED_ROWS = 512
 SCANNED_ROWS = 32
 """Rows at a time that are compared with all they have not seen: one of a cell, since the others may follow from a hint."""
+SCANNED_MOST = 128
+CENTRES_PER_SCANNED = 512
+"""More rows at a time where centres are many: a few more distances, of which two threads compute twice as many a second."""
+PART_ROWS = 32
+HINTED_PART = 128
+"""Rows that one thread looks at."""
+NEIGHBOURS = 50
+"""Rows before and behind one in the pool that it asks for their centres: two frames of 25."""
 HINTS = 32
 COMPILE_FROM = 10**9
 """Distances of the full form from which compiling loops (some seconds) pays."""
@@ -67,7 +78,10 @@ class Bounds:
         self.cell = np.full(count, -1, np.int32)
         self.count = 0
         self.evaluations = 0
-        self._counting = Lock()  # `settle_before` counts in threads
+        self._counting = Lock()
+        # Blocks of rows share nothing, and products and compiled loops let go of the lock. Threads of BLAS itself would wait
+        # for each other, and do badly beside other software.
+        self._workers = ThreadPoolExecutor(os.cpu_count())
         # A centre with half its squared length behind it, and a row with -1: one product gives x.y - |y|^2 / 2.
         self._centres: Float32 = np.empty((capacity, dim + 1), np.float32)
         self._centre_squares = np.empty(capacity)
@@ -127,6 +141,9 @@ class Bounds:
 
     def hint(self, rows: IntArray, x: Float32, floor: float) -> None:
         """Tighten the bounds of `rows` by the hints of their cells, newest first, as far as they are not below `floor`."""
+        self._in_parts(HINTED_PART, len(rows), lambda part: self._hint_part(rows[part], x[part], floor))
+
+    def _hint_part(self, rows: IntArray, x: Float32, floor: float) -> None:
         if self._loops is not None:
             self._count(
                 self._loops.hint(
@@ -141,14 +158,8 @@ class Bounds:
             for newest, oldest in HINT_STEPS:
                 back = np.arange(newest, oldest)
                 hints = self._hints[cells[:, None], (self._hinted[cells][:, None] - back) % HINTS]
-                which, column = np.nonzero(hints >= self.seen[rows[left]][:, None])
-                if not len(which):  # the others are older still
-                    break
-                centre = hints[which, column]
-                affinity = np.full(hints.shape, -np.inf, np.float32)
-                affinity[which, column] = np.einsum("ij,ij->i", x[left[which]], self._centres[centre])
-                self._count(len(which))
-                self._tighten_by(rows, x, left, affinity, hints)
+                if not self._ask(rows, x, left, hints, hints >= self.seen[rows[left]][:, None]):
+                    break  # the others are older still
                 stay = self.bound[rows[left]] >= floor
                 left, cells = left[stay], cells[stay]
                 if not len(left):
@@ -157,12 +168,42 @@ class Bounds:
             if not len(left):
                 return
 
+    def hint_by_neighbours(self, rows: IntArray, x: Float32) -> None:
+        """Tighten the bounds of `rows` by the centres, new to them, to which the rows beside them in the pool belong."""
+        before = self.cell[rows]
+        beside = np.clip(rows[:, None] + np.arange(-NEIGHBOURS, NEIGHBOURS + 1), 0, len(self.rows) - 1)
+        centres = np.sort(self.cell[beside], axis=1)
+        new = centres >= self.seen[rows][:, None]
+        new[:, 1:] &= centres[:, 1:] != centres[:, :-1]
+        self._ask(rows, x, np.arange(len(rows)), centres, new)
+        self._remember_moves(rows, before)
+
+    def _ask(
+        self, rows: IntArray, x: Float32, asked: IntArray, centres: npt.NDArray[np.int32], which: BoolArray
+    ) -> bool:
+        """Tighten the bounds of rows[asked] by those of `centres` (n, m) that `which` (n, m) says; whether there were any."""
+        row, column = np.nonzero(which)
+        affinity = np.full(which.shape, -np.inf, np.float32)
+        for begin in range(0, len(row), BLOCK_ROWS):
+            part = slice(begin, begin + BLOCK_ROWS)
+            pairs = row[part], column[part]
+            affinity[pairs] = np.einsum("ij,ij->i", x[asked[row[part]]], self._centres[centres[pairs]])
+        self._count(len(row))
+        if len(row):
+            self._tighten_by(rows, x, asked, affinity, centres)
+        return len(row) > 0
+
     def settle(self, rows: IntArray, x: Float32, floor: float) -> npt.NDArray[np.bool_]:
         """Compare `rows` with all that they have not seen, and stop where a bound falls below `floor`.
 
         Returns which of them are up to date.
         """
         before = self.cell[rows]
+        self._in_parts(PART_ROWS, len(rows), lambda part: self._settle_part(rows[part], x[part], floor))
+        self._remember_moves(rows, before)
+        return self.is_fresh(rows)
+
+    def _settle_part(self, rows: IntArray, x: Float32, floor: float) -> None:
         if self._loops is not None:
             self._count(
                 self._loops.settle(
@@ -172,9 +213,6 @@ class Bounds:
             )  # fmt: skip
         else:
             self._settle_in_blocks(rows, x, floor)
-        moved = self.cell[rows] != before
-        self._remember(before[moved], self.cell[rows[moved]])
-        return self.is_fresh(rows)
 
     def _settle_in_blocks(self, rows: IntArray, x: Float32, floor: float) -> None:
         left = np.flatnonzero(self.bound[rows] > 0.0)
@@ -199,17 +237,21 @@ class Bounds:
         Rows and limits ascend together, and no row has met a centre behind its limit.
         """
 
-        def settle(first: int) -> None:
-            own, limit = rows[first : first + SETTLED_ROWS], limits[first : first + SETTLED_ROWS]
+        def settle(part: slice) -> None:
+            own, limit = rows[part], limits[part]
             x = self.padded(own)
             for begin in range(int(self.seen[own].min()), int(limit.max()), LARGE_BLOCK):
                 self.compare(own, x, begin, min(begin + LARGE_BLOCK, int(limit.max())), limit)
             self.seen[own] = limit
 
-        # Blocks of rows share nothing, and NumPy lets go of the lock in a product. Threads of BLAS itself would wait for
-        # each other, and do badly beside other software.
-        with ThreadPoolExecutor(os.cpu_count()) as workers:
-            list(workers.map(settle, range(0, len(rows), SETTLED_ROWS)))
+        self._in_parts(SETTLED_ROWS, len(rows), settle)
+
+    def _in_parts(self, size: int, count: int, work: Callable[[slice], None]) -> None:
+        parts = [slice(begin, begin + size) for begin in range(0, count, size)]
+        if len(parts) == 1:  # no thread to wait for
+            work(parts[0])
+        else:
+            list(self._workers.map(work, parts))
 
     def _tighten_by(
         self, rows: IntArray, x: Float32, asked: IntArray, affinity: Float32, centres: npt.NDArray[np.integer]
@@ -254,6 +296,11 @@ class Bounds:
     def _count(self, distances: int) -> None:
         with self._counting:
             self.evaluations += distances
+
+    def _remember_moves(self, rows: IntArray, before: npt.NDArray[np.int32]) -> None:
+        """Rows that were in the cells `before` and have left them tell those cells where they went."""
+        moved = self.cell[rows] != before
+        self._remember(before[moved], self.cell[rows[moved]])
 
     def _remember(self, cells: npt.NDArray[np.int32], centres: npt.NDArray[np.integer]) -> None:
         """Each centre took a row from a cell: the newest hint there. One hint per cell and call is enough."""
@@ -318,12 +365,15 @@ class Farthest:
         return may[np.lexsort((may, -bound[may]))]
 
     def _settle(self, stale: IntArray, floor: float) -> None:
-        """Hints for all of these, a full look for the farthest of each cell that they leave."""
+        """Hints for all of these; for the farthest of each cell that they leave, those of its neighbours, then a full look."""
         bounds, rows = self._bounds, self._work[stale]
         bounds.hint(rows, self._x[stale], floor)
         left = np.flatnonzero(bounds.bound[rows] >= floor)
         _, leaders = np.unique(bounds.cell[rows[left]], return_index=True)
-        leaders = left[np.sort(leaders)[:SCANNED_ROWS]]
+        leaders = left[np.sort(leaders)]
+        bounds.hint_by_neighbours(rows[leaders], self._x[stale[leaders]])
+        leaders = leaders[bounds.bound[rows[leaders]] >= floor]
+        leaders = leaders[: min(max(SCANNED_ROWS, bounds.count // CENTRES_PER_SCANNED), SCANNED_MOST)]
         fresh = bounds.settle(rows[leaders], self._x[stale[leaders]], floor)
         self._freshen(np.concatenate([self._fresh, stale[leaders[fresh]]]))
 
