@@ -36,7 +36,7 @@ from geal_edge.runtime.features import Features, LateEncoder
 from geal_edge.runtime.kcenter import k_center_greedy, offsets_of
 from geal_edge.runtime.ladder import Ladder
 from geal_edge.runtime.observer import Silent
-from geal_edge.runtime.release import due
+from geal_edge.runtime.release import due, fill_of
 from geal_edge.runtime.resident import squares
 from geal_edge.runtime.sources import open_source
 from geal_edge.runtime.threads import one_blas_thread
@@ -199,7 +199,7 @@ def streamed(frames: Sequence[KnowledgeClusters], budget: int) -> list[int]:
 
 def paced(frames: Sequence[KnowledgeClusters], budget: int) -> list[int]:
     """Indices of the frames that an always-on link has sent at the end of the round."""
-    ladder = Ladder(capacity=budget)
+    ladder = Ladder(capacity=budget, fill=fill_of("paced", budget))
     index_of = {}
     for i, clusters in enumerate(frames):
         decision = ladder.score(clusters)

@@ -163,12 +163,20 @@ def test_no_level_holds_more_than_the_budget_and_the_order_never_exceeds_it(stre
 
 
 @settings(max_examples=80, deadline=None)
-@given(streams, budgets, st.integers(0, 3), st.lists(st.tuples(st.integers(0, 59), st.integers(1, 3)), max_size=4))
-def test_every_answer_is_that_of_the_plain_form_with_a_base_and_releases_too(stream, budget, known, releases):
+@given(
+    streams,
+    budgets,
+    st.integers(0, 3),
+    st.integers(0, 3),
+    st.lists(st.tuples(st.integers(0, 59), st.integers(1, 3)), max_size=4),
+)
+def test_every_answer_is_that_of_the_plain_form_with_a_base_a_fill_and_releases_too(
+    stream, budget, known, fill, releases
+):
     frames = made(stream)
-    base = [frame.rows for frame in frames[:known]]
-    ladder = Ladder(capacity=budget, base=base)
-    plain = PlainLadder(budget=budget, base=list(base), max_retained=ladder.max_retained)
+    base, fill = [frame.rows for frame in frames[:known]], min(fill, budget - 1)
+    ladder = Ladder(capacity=budget, base=base, fill=fill)
+    plain = PlainLadder(budget=budget, base=list(base), max_retained=ladder.max_retained, fill=fill)
     for i, frame in enumerate(frames[known:]):
         decision = ladder.score(frame)
         ladder.learn(decision)
@@ -178,12 +186,13 @@ def test_every_answer_is_that_of_the_plain_form_with_a_base_and_releases_too(str
         assert list(decision.evicted) == evicted
         for _, count in (each for each in releases if each[0] == i):
             release = ladder.release(count)
+            assert list(release.units) == plain.selected()[:count]
             ladder.learn_release(release)
             plain.release(list(release.units))
-            assert len(release.units) <= count
         assert list(ladder.retained) == plain.retained
         assert ladder.certificate().lower_bound == max((RADII[x] / 2 for x in plain.natural), default=0.0)
         assert ladder.answering == plain.answering
+    assert [s.unit for s in ladder.selected()] == plain.selected()
 
 
 @pytest.mark.parametrize("dim", [64, 384])
@@ -333,7 +342,7 @@ def test_an_untouched_ladder_has_nothing_selected_and_the_smallest_radius():
     assert ladder.certificate().lower_bound == 0.0
 
 
-@pytest.mark.parametrize("options", [{"capacity": 0}, {"capacity": 3, "max_retained": 2}])
+@pytest.mark.parametrize("options", [{"capacity": 0}, {"capacity": 3, "max_retained": 2}, {"capacity": 3, "fill": 3}])
 def test_impossible_sizes_are_refused(options):
     with pytest.raises(UsageError):
         Ladder(**options)

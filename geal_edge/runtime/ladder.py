@@ -14,6 +14,11 @@ certificate, so that small budgets are spent. A unit is retained while some aliv
 is kept by the one pressure rule: drop the smallest alive level until it fits; such a death proves nothing, so the radius
 rises and the lower bound stays.
 
+What the answering level leaves of the budget, and `fill` units of it at least, is the fill's: retained units that bring the
+mean chord down the most, outside the certificate too. Farthest first alone spends all on the edge of what was seen, and a
+scene within the radius is then never covered closely. The fill is chosen among what the levels retain whenever it is asked
+for: nothing is stored for it, nothing is written for it, and no level dies or lives of it.
+
 `score` is pure. `learn` applies a decision in memory, after the spool has it on disk. A ladder is restored from what the
 spool stored, bit for bit, and never learns anything twice.
 """
@@ -28,8 +33,9 @@ import numpy as np
 import numpy.typing as npt
 
 from geal_edge.errors import UsageError
+from geal_edge.runtime.baselines import cover_greedily
 from geal_edge.runtime.clusters import KnowledgeClusters, Rows
-from geal_edge.runtime.distance import Float64, chord
+from geal_edge.runtime.distance import Float64, chord, grid_chords, widen, widened_distances
 from geal_edge.runtime.kcenter import Pick, k_center_greedy, offsets_of
 from geal_edge.runtime.resident import Float32, IntArray, ResidentUnits, squares
 
@@ -38,6 +44,8 @@ LARGEST_RADIUS = 1.5
 STEP = 1.01
 RETAINED_PER_BUDGET = 4
 """Retained units at most, per unit of budget; above it the pressure rule acts."""
+FILL_POINTS = 1024
+"""Clusters over which the fill reckons, at most."""
 
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
 
@@ -179,10 +187,12 @@ class Ladder:
         max_retained: int | None = None,
         base: Sequence[Rows] = (),
         released: Sequence[RetainedUnit] = (),
+        fill: int = 0,
     ) -> None:
         """`retained` (ascending units), `deaths`, `next_unit` and `released` restore what an earlier ladder had learned.
 
         capacity  the round's budget
+        fill      so many units of it, fewer than all, are not the answering level's
         base      what is covered before the round begins: the rows of each frame of the memory
         released  units that this round has released, in that order, with the levels that held them then
         """
@@ -192,6 +202,9 @@ class Ladder:
         self.max_retained = max_retained if max_retained is not None else RETAINED_PER_BUDGET * capacity
         if self.max_retained < capacity:
             raise UsageError(f"max_retained = {self.max_retained}: must be at least the budget, {capacity}")
+        if not 0 <= fill < capacity:
+            raise UsageError(f"fill = {fill}: must be from 0 to {capacity - 1}, one less than the budget")
+        self.fill = fill
         self._next_unit = next_unit
         self._deaths = tuple(deaths)
         self._alive: BoolArray = np.ones(TOP + 1, bool)
@@ -230,9 +243,10 @@ class Ladder:
 
     @property
     def answering(self) -> int:
-        """The smallest alive level whose retained units fit into what is left of the budget; TOP where none with a radius does.
+        """The smallest alive level whose retained units fit into what is left of the budget beside the fill; TOP where none with
+        a radius does.
 
-        Without releases that is the smallest alive level.
+        Without releases and fill that is the smallest alive level.
         """
         return int(self._levels[self._answer])
 
@@ -356,7 +370,8 @@ class Ladder:
     def selected(
         self, *, row_distances: bool = True, on_pick: Callable[[int], None] | None = None
     ) -> list[SelectedUnit]:
-        """The selected order: exact greedy inside the answering level's set, then greedy fill from the rest.
+        """The selected order: exact greedy inside the answering level's set, then the fill from the rest: each unit brings the
+        mean chord from the retained clusters to the base and the order so far down the most (`FILL_POINTS` of them at most).
 
         At most `room` units. The order starts with the oldest unit of the level, or with the farthest from the base where
         there is one. Greedy over all retained units at once would look better and break the certificate; this order never
@@ -370,12 +385,13 @@ class Ladder:
         in_level = self._member[slots, self.answering]
         inside, rest = np.flatnonzero(in_level), np.flatnonzero(~in_level)
         base = [self._base.rows(slot) for slot in range(self._base.count)]
+        fill = _fill_order(rows, inside, rest, base, self.room - len(inside))
         picks = k_center_greedy(
             np.concatenate(rows),
             offsets_of(rows),
             self.room,
             first=None if base or not len(inside) else int(inside[0]),
-            pools=[pool.tolist() for pool in (inside, rest) if len(pool)],
+            pools=[pool for pool in (inside.tolist(), *([unit] for unit in fill)) if pool],
             known=np.concatenate(base) if base else None,
             row_distances=row_distances,
             on_pick=on_pick,
@@ -555,7 +571,8 @@ class Ladder:
         self._counts = self._member.sum(axis=0)
         self._held_in_all = self._counts + self._released_counts
         self._levels = np.flatnonzero(self._alive)
-        self._answer = int(np.argmax((self._counts[self._levels] <= self.room) | (self._levels == TOP)))
+        places = max(0, self.room - self.fill)
+        self._answer = int(np.argmax((self._counts[self._levels] <= places) | (self._levels == TOP)))
         self._radii = np.array([RADII[level] for level in self._levels[:-1]])
         # Members of each alive level that has some, one level after another: one gather and one reduction serve all levels.
         columns, self._gather = np.nonzero(self._member[:, self._levels].T)
@@ -589,6 +606,23 @@ class _Measured:
     to_slot: Float32
     to_base: Float32
     done: BoolArray
+
+
+def _fill_order(rows: Sequence[Rows], inside: IntArray, rest: IntArray, base: Sequence[Rows], count: int) -> list[int]:
+    """At most `count` indices of `rest`, each bringing the mean chord the most down after those before it: over every cluster of
+    `rows` (one item a unit), or every n-th, to what is covered. `base` and the units `inside` are covered before."""
+    if count <= 0 or not len(rest):
+        return []
+    every = np.concatenate(rows)
+    points = widen(every[:: -(-len(every) // FILL_POINTS)])
+    nearest = np.full(len(points[0]), 2.0)
+
+    def chords_to(others: Rows) -> Float64:
+        return grid_chords(widened_distances(points, widen(others)).min(axis=1))
+
+    for covered in (*base, *(rows[unit] for unit in inside)):
+        nearest = np.minimum(nearest, chords_to(covered))
+    return cover_greedily(lambda unit: chords_to(rows[unit]), nearest, count, units=rest.tolist())
 
 
 def _nearest_rows(per_slot: Float32, per_row: Float32) -> IntArray:
