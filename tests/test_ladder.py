@@ -258,6 +258,32 @@ def test_a_ladder_restored_after_a_release_goes_on_as_if_nothing_had_happened(st
     assert restored.certificate() == whole.certificate()
 
 
+def test_a_release_of_few_says_what_the_whole_order_says():
+    # A base of more than one block, units that leave and come, and questions that are asked again with nothing released.
+    ladder = Ladder(capacity=40, base=[frame.rows for frame in drive_stream(1, 200)], fill=4)
+    released = 0
+    for i, frame in enumerate(drive_stream(2, 240)):
+        ladder.learn(ladder.score(frame))
+        if i % 8 == 7:
+            release = ladder.release(1 + i % 3)
+            whole = ladder.selected(row_distances=False)
+            assert release.picks == tuple(whole[: 1 + i % 3])
+            assert ladder.release(1 + i % 3) == release
+            if i % 16 == 15:
+                ladder.learn_release(release)
+                released += len(release.picks)
+    assert released == len(ladder.released) > 20
+
+
+def test_the_fill_leaves_levels_and_bounds_as_they_are_and_the_certificate_true():
+    frames = drive_stream(3, 200)
+    plain, filled = fed(frames, 20), fed(frames, 20, fill=5)
+    assert len(filled.members(filled.answering)) <= 15
+    assert filled.retained == plain.retained
+    assert filled.certificate().lower_bound == plain.certificate().lower_bound
+    assert measured_radius(filled, frames) <= filled.certificate().radius
+
+
 def test_what_was_released_is_known_from_then_on_and_spends_the_budget():
     frames = random_stream(11, 60)
     ladder = fed(frames, 6)

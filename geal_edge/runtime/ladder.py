@@ -24,30 +24,29 @@ spool stored, bit for bit, and never learns anything twice.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from geal_edge.errors import UsageError
 from geal_edge.runtime.baselines import cover_greedily
 from geal_edge.runtime.clusters import KnowledgeClusters, Rows
 from geal_edge.runtime.distance import Float64, chord, grid_chords, widen, widened_distances
 from geal_edge.runtime.kcenter import Pick, k_center_greedy, offsets_of
-from geal_edge.runtime.resident import Float32, IntArray, ResidentUnits, squares
+from geal_edge.runtime.resident import BoolArray, Float32, IntArray, ResidentUnits, squares
+from geal_edge.runtime.uncovered import Uncovered
 
 SMALLEST_RADIUS = 0.2
 LARGEST_RADIUS = 1.5
 STEP = 1.01
 RETAINED_PER_BUDGET = 4
 """Retained units at most, per unit of budget; above it the pressure rule acts."""
+FEW = 16
+"""A release of so many at most is worked out from what the last one knew; of more, the whole order costs less."""
 FILL_POINTS = 1024
 """Clusters over which the fill reckons, at most."""
-
-BoolArray: TypeAlias = npt.NDArray[np.bool_]
 
 
 def _radii() -> tuple[float, ...]:
@@ -219,6 +218,7 @@ class Ladder:
         self._units: IntArray = np.zeros(0, np.intp)  # slot -> unit
         self._member: BoolArray = np.zeros((0, TOP + 1), bool)  # slot -> the levels that hold its unit
         self._recent: _Recent | None = None
+        self._uncovered = Uncovered(self._held, self._base)
         for r in retained:
             self._add(r.unit, r.rows, r.levels)
         for r in released:
@@ -353,9 +353,35 @@ class Ladder:
         more, but they live on: what they hold may still be selected, and what they take is how the rest of the round is known.
         Fewer than `count` where the order comes to units that lie within the chord `beyond` of those before them.
         """
-        first = self.selected(row_distances=False)[: min(count, self.room)]
+        count, inside = min(count, self.room), int(self._counts[self.answering])
+        if self.radius is not None and beyond >= self.radius:
+            count = min(count, inside)  # all else that is retained lies within the radius of these
+        few = count <= min(inside, FEW)
+        first = self._first(count, beyond) if few else self.selected(row_distances=False)[:count]
         picks = takewhile(lambda pick: pick.witness is None or chord(pick.squared_distance) > beyond, first)
         return Release(picks=tuple(picks))
+
+    def _first(self, count: int, beyond: float) -> Iterator["SelectedUnit"]:
+        """The first of the selected order, out of the answering level: the same units as `selected` gives, for the price of
+        what has changed since it was asked last."""
+        slots = np.fromiter(self._slots.values(), np.intp, len(self._slots))
+        order = self._uncovered.begin(slots, self._units[slots])
+        left = np.ones(len(slots), bool)
+        inside = self._member[slots, self.answering]
+        for _ in range(count):
+            squared, index, row = order.farthest(left & inside)
+            left[index] = False
+            known = math.isfinite(squared)
+            if known and squared > 0.0 and chord(squared) <= beyond:
+                return  # it would be left out: what it covers need not be worked out
+            order.cover(index)
+            yield SelectedUnit(
+                unit=self._retained[index],
+                squared_distance=squared if known else 0.0,
+                witness=row if known and squared > 0.0 else None,
+                cluster_squared=(),
+                cover_squared=order.farthest(left)[0] if left.any() else 0.0,
+            )
 
     def learn_release(self, release: Release) -> None:
         """Apply a release that this ladder worked out in its present state, once it is safe on disk."""
@@ -385,7 +411,7 @@ class Ladder:
         in_level = self._member[slots, self.answering]
         inside, rest = np.flatnonzero(in_level), np.flatnonzero(~in_level)
         base = [self._base.rows(slot) for slot in range(self._base.count)]
-        fill = _fill_order(rows, inside, rest, base, self.room - len(inside))
+        fill = _fill_order(rows, inside, rest, self._base, self.room - len(inside))
         picks = k_center_greedy(
             np.concatenate(rows),
             offsets_of(rows),
@@ -537,6 +563,7 @@ class Ladder:
 
     def _add(self, unit: int, rows: Rows, levels: Sequence[int]) -> None:
         slot = self._held.add(rows)
+        self._uncovered.renew(slot)
         if slot >= len(self._units):
             grown = max(16, 2 * slot)
             self._units = np.concatenate([self._units, np.zeros(grown - len(self._units), np.intp)])
@@ -608,21 +635,23 @@ class _Measured:
     done: BoolArray
 
 
-def _fill_order(rows: Sequence[Rows], inside: IntArray, rest: IntArray, base: Sequence[Rows], count: int) -> list[int]:
+def _fill_order(rows: Sequence[Rows], inside: IntArray, rest: IntArray, base: ResidentUnits, count: int) -> list[int]:
     """At most `count` indices of `rest`, each bringing the mean chord the most down after those before it: over every cluster of
     `rows` (one item a unit), or every n-th, to what is covered. `base` and the units `inside` are covered before."""
     if count <= 0 or not len(rest):
         return []
     every = np.concatenate(rows)
-    points = widen(every[:: -(-len(every) // FILL_POINTS)])
-    nearest = np.full(len(points[0]), 2.0)
+    points = every[:: -(-len(every) // FILL_POINTS)]
+    wide = widen(points)
 
-    def chords_to(others: Rows) -> Float64:
-        return grid_chords(widened_distances(points, widen(others)).min(axis=1))
+    def chords_to(unit: int) -> Float32:
+        return grid_chords(widened_distances(wide, widen(rows[unit])).min(axis=1)).astype(np.float32)
 
-    for covered in (*base, *(rows[unit] for unit in inside)):
-        nearest = np.minimum(nearest, chords_to(covered))
-    return cover_greedily(lambda unit: chords_to(rows[unit]), nearest, count, units=rest.tolist())
+    nearest = grid_chords(base.exact_nearest(points.astype(np.float32), 0, base.count))  # 2 where there is no base
+    for unit in inside:
+        nearest = np.minimum(nearest, chords_to(unit))
+    chords = {unit: chords_to(unit) for unit in rest.tolist()}
+    return cover_greedily(lambda unit: chords[unit].astype(np.float64), nearest, count, units=rest.tolist())
 
 
 def _nearest_rows(per_slot: Float32, per_row: Float32) -> IntArray:
