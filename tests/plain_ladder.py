@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from geal_edge.runtime.clusters import KnowledgeClusters, Rows
-from geal_edge.runtime.distance import squared_distances
-from geal_edge.runtime.ladder import RADII, TOP
+from geal_edge.runtime.distance import grid_chords, squared_distances
+from geal_edge.runtime.ladder import RADII, TOP, fill_step
 
 
 @dataclass
@@ -14,6 +14,7 @@ class PlainLadder:
     budget: int
     base: list[Rows] = field(default_factory=list)
     max_retained: int = 10**9
+    fill: int = 0
     rows: dict[int, Rows] = field(default_factory=dict)
     levels: dict[int, list[int]] = field(default_factory=lambda: {level: [] for level in range(TOP + 1)})
     released: list[tuple[int, list[int]]] = field(default_factory=list)
@@ -30,7 +31,35 @@ class PlainLadder:
 
     @property
     def answering(self) -> int:
-        return min(x for x, members in self.levels.items() if x == TOP or len(members) <= self.room)
+        places = max(0, self.room - self.fill)
+        return min(x for x, members in self.levels.items() if x == TOP or len(members) <= places)
+
+    def selected(self) -> list[int]:
+        """Farthest first inside the answering level, then what lowers the mean most: no early stop, nothing held."""
+        retained = self.retained
+        covered: list[Rows] = list(self.base)
+        order: list[int] = []
+
+        def farthest(unit: int) -> float:
+            return float(
+                np.min([squared_distances(self.rows[unit], rows).min(axis=1) for rows in covered], axis=0).max()
+            )
+
+        def mean(unit: int) -> float:
+            near = [squared_distances(points, rows).min(axis=1) for rows in [*covered, self.rows[unit]]]
+            return float(grid_chords(np.min(near, axis=0)).sum())
+
+        points = np.concatenate([self.rows[unit] for unit in retained]) if retained else np.empty((0, 1), np.float16)
+        points = points[:: fill_step(len(points), len(retained))]
+        left = [unit for unit in self.levels[self.answering] if unit in retained]
+        rest = [unit for unit in retained if unit not in left]
+        for pool, best in ((sorted(left), farthest), (rest, lambda unit: -mean(unit))):
+            while pool and len(order) < self.room:
+                unit = max(pool, key=best) if covered or best is not farthest else pool[0]
+                pool.remove(unit)
+                order.append(unit)
+                covered.append(self.rows[unit])
+        return order
 
     def novelties(self, rows: Rows) -> dict[int, float]:
         """level -> squared novelty; a unit is asked once for all the levels that hold it."""

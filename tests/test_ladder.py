@@ -163,12 +163,20 @@ def test_no_level_holds_more_than_the_budget_and_the_order_never_exceeds_it(stre
 
 
 @settings(max_examples=80, deadline=None)
-@given(streams, budgets, st.integers(0, 3), st.lists(st.tuples(st.integers(0, 59), st.integers(1, 3)), max_size=4))
-def test_every_answer_is_that_of_the_plain_form_with_a_base_and_releases_too(stream, budget, known, releases):
+@given(
+    streams,
+    budgets,
+    st.integers(0, 3),
+    st.integers(0, 3),
+    st.lists(st.tuples(st.integers(0, 59), st.integers(1, 3)), max_size=4),
+)
+def test_every_answer_is_that_of_the_plain_form_with_a_base_a_fill_and_releases_too(
+    stream, budget, known, fill, releases
+):
     frames = made(stream)
-    base = [frame.rows for frame in frames[:known]]
-    ladder = Ladder(capacity=budget, base=base)
-    plain = PlainLadder(budget=budget, base=list(base), max_retained=ladder.max_retained)
+    base, fill = [frame.rows for frame in frames[:known]], min(fill, budget - 1)
+    ladder = Ladder(capacity=budget, base=base, fill=fill)
+    plain = PlainLadder(budget=budget, base=list(base), max_retained=ladder.max_retained, fill=fill)
     for i, frame in enumerate(frames[known:]):
         decision = ladder.score(frame)
         ladder.learn(decision)
@@ -178,12 +186,13 @@ def test_every_answer_is_that_of_the_plain_form_with_a_base_and_releases_too(str
         assert list(decision.evicted) == evicted
         for _, count in (each for each in releases if each[0] == i):
             release = ladder.release(count)
+            assert list(release.units) == plain.selected()[:count]
             ladder.learn_release(release)
             plain.release(list(release.units))
-            assert len(release.units) <= count
         assert list(ladder.retained) == plain.retained
         assert ladder.certificate().lower_bound == max((RADII[x] / 2 for x in plain.natural), default=0.0)
         assert ladder.answering == plain.answering
+    assert [s.unit for s in ladder.selected()] == plain.selected()
 
 
 @pytest.mark.parametrize("dim", [64, 384])
@@ -247,6 +256,32 @@ def test_a_ladder_restored_after_a_release_goes_on_as_if_nothing_had_happened(st
         whole.learn(other)
     assert repr(restored.snapshot()) == repr(whole.snapshot())
     assert restored.certificate() == whole.certificate()
+
+
+def test_a_release_of_few_says_what_the_whole_order_says():
+    # A base of more than one block, units that leave and come, and questions that are asked again with nothing released.
+    ladder = Ladder(capacity=40, base=[frame.rows for frame in drive_stream(1, 200)], fill=4)
+    released = 0
+    for i, frame in enumerate(drive_stream(2, 240)):
+        ladder.learn(ladder.score(frame))
+        if i % 8 == 7:
+            release = ladder.release(1 + i % 3)
+            whole = ladder.selected(row_distances=False)
+            assert release.picks == tuple(whole[: 1 + i % 3])
+            assert ladder.release(1 + i % 3) == release
+            if i % 16 == 15:
+                ladder.learn_release(release)
+                released += len(release.picks)
+    assert released == len(ladder.released) > 20
+
+
+def test_the_fill_leaves_levels_and_bounds_as_they_are_and_the_certificate_true():
+    frames = drive_stream(3, 200)
+    plain, filled = fed(frames, 20), fed(frames, 20, fill=5)
+    assert len(filled.members(filled.answering)) <= 15
+    assert filled.retained == plain.retained
+    assert filled.certificate().lower_bound == plain.certificate().lower_bound
+    assert measured_radius(filled, frames) <= filled.certificate().radius
 
 
 def test_what_was_released_is_known_from_then_on_and_spends_the_budget():
@@ -333,7 +368,7 @@ def test_an_untouched_ladder_has_nothing_selected_and_the_smallest_radius():
     assert ladder.certificate().lower_bound == 0.0
 
 
-@pytest.mark.parametrize("options", [{"capacity": 0}, {"capacity": 3, "max_retained": 2}])
+@pytest.mark.parametrize("options", [{"capacity": 0}, {"capacity": 3, "max_retained": 2}, {"capacity": 3, "fill": 3}])
 def test_impossible_sizes_are_refused(options):
     with pytest.raises(UsageError):
         Ladder(**options)

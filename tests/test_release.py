@@ -127,18 +127,7 @@ def mean_cover(frames, picked):
     return np.mean(np.concatenate([np.sqrt(squared_distances(f.rows, rows).min(axis=1)) for f in frames]))
 
 
-@pytest.mark.parametrize(
-    "drive",
-    [
-        uneven_drive,
-        pytest.param(
-            drive_stream,
-            marks=pytest.mark.xfail(
-                strict=True, reason="once the fine levels have died, scenes within the coarse radii are not retained"
-            ),
-        ),
-    ],
-)
+@pytest.mark.parametrize("drive", [uneven_drive, drive_stream])
 def test_a_link_that_is_always_on_ends_no_worse_in_mean_cover_than_sampling_evenly_in_time(drive):
     ratios = []
     for seed in range(4):

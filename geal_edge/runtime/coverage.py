@@ -36,7 +36,7 @@ import numpy.typing as npt
 from geal_edge.errors import UsageError
 from geal_edge.runtime.baselines import cover_greedily
 from geal_edge.runtime.clusters import IntArray, KnowledgeClusters, Rows
-from geal_edge.runtime.distance import Float64, squared_distances, widen, widened_distances
+from geal_edge.runtime.distance import Float64, grid_chords, squared_distances, widen, widened_distances
 from geal_edge.runtime.kcenter import offsets_of, trace
 from geal_edge.runtime.ladder import SelectedUnit
 
@@ -44,8 +44,6 @@ SAMPLE = 2048
 """Clusters of the stream that the mean is taken over, at most."""
 FAR = 2.0
 """The chord to nothing: a diameter."""
-GRID = 2.0**20
-"""Chords are multiples of 1/GRID: exact in fp32 up to 16, and sums of fewer than 2^30 of them exact in float64."""
 
 Float32: TypeAlias = npt.NDArray[np.float32]
 
@@ -159,7 +157,7 @@ class StreamingCoverage:
         own, nearest, second = np.zeros(size), np.zeros(size), np.zeros(size)
         owner: IntArray = np.zeros(size, np.intp)
         if len(self._sample):
-            own[: len(self._sample)] = _chord(widened_distances(widen(clusters.rows), self._wide).min(axis=0))
+            own[: len(self._sample)] = grid_chords(widened_distances(widen(clusters.rows), self._wide).min(axis=0))
             for ours, theirs in ((nearest, self._nearest), (owner, self._owner), (second, self._second)):
                 ours[: len(theirs)] = theirs
         if len(places):
@@ -235,7 +233,7 @@ class StreamingCoverage:
             return np.zeros((0, len(rows)), np.float32)
         held = [self._rows[unit] for unit in sorted(self._slots, key=self._slots.__getitem__)]
         squared = squared_distances(np.concatenate(held), rows)
-        return _chord(np.minimum.reduceat(squared, offsets_of(held)[:-1], axis=0)).astype(np.float32)
+        return grid_chords(np.minimum.reduceat(squared, offsets_of(held)[:-1], axis=0)).astype(np.float32)
 
     def _resample(self, rows: Rows, sampled: tuple[tuple[int, int], ...]) -> None:
         places = np.array([place for place, _ in sampled], np.intp)
@@ -256,7 +254,7 @@ class StreamingCoverage:
 
     def _replace(self, evicted: tuple[int, ...], unit: int, rows: Rows) -> None:
         """Put a unit where another one stood, or behind all."""
-        chords = _chord(widened_distances(widen(rows), self._wide).min(axis=0)).astype(np.float32)
+        chords = grid_chords(widened_distances(widen(rows), self._wide).min(axis=0)).astype(np.float32)
         near = chords < self._second
         if evicted:
             slot = self._slots.pop(evicted[0])
@@ -271,12 +269,6 @@ class StreamingCoverage:
 
     def _look_again(self, places: IntArray) -> None:
         self._nearest[places], self._owner[places], self._second[places] = _two_nearest(self._chords[:, places])
-
-
-def _chord(squared: Float64) -> Float64:
-    """Chords of exact squared distances, in [0, 2], rounded to the grid."""
-    chords: Float64 = np.minimum(np.rint(np.sqrt(squared) * GRID) / GRID, FAR)
-    return chords
 
 
 def _two_nearest(chords: Float32) -> tuple[Float64, IntArray, Float64]:

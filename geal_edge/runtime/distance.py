@@ -42,6 +42,17 @@ def widened_distances(a: tuple[Float64, Float64], b: tuple[Float64, Float64]) ->
     return distances
 
 
+def grid_chords(squared: Float64) -> Float64:
+    """Chords in [0, 2] of exact squared distances, rounded to multiples of 2^-20: sums of fewer than 2^30 of them are exact in
+    float64, in any order, so that what is decided by a mean is the same on every machine. (They are exact in fp32 too.)
+
+    >>> float(grid_chords(np.array([2.0]))[0]) * 2**20
+    1482910.0
+    """
+    chords: Float64 = np.minimum(np.rint(np.sqrt(squared) * 2.0**20) / 2.0**20, 2.0)
+    return chords
+
+
 def affinity_error(dim: int, square: float) -> float:
     """How far an fp32 x.y - |y|^2 / 2 may lie from the exact one: fp16 rows of `dim` numbers, squared length at most `square`.
 

@@ -14,32 +14,40 @@ certificate, so that small budgets are spent. A unit is retained while some aliv
 is kept by the one pressure rule: drop the smallest alive level until it fits; such a death proves nothing, so the radius
 rises and the lower bound stays.
 
+What the answering level leaves of the budget, and `fill` units of it at least, is the fill's: retained units that bring the
+mean chord down the most, outside the certificate too. Farthest first alone spends all on the edge of what was seen, and a
+scene within the radius is then never covered closely. The fill is chosen among what the levels retain whenever it is asked
+for: nothing is stored for it, nothing is written for it, and no level dies or lives of it.
+
 `score` is pure. `learn` applies a decision in memory, after the spool has it on disk. A ladder is restored from what the
 spool stored, bit for bit, and never learns anything twice.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from geal_edge.errors import UsageError
+from geal_edge.runtime.baselines import cover_greedily
 from geal_edge.runtime.clusters import KnowledgeClusters, Rows
-from geal_edge.runtime.distance import Float64, chord
+from geal_edge.runtime.distance import Float64, chord, grid_chords, widen, widened_distances
 from geal_edge.runtime.kcenter import Pick, k_center_greedy, offsets_of
-from geal_edge.runtime.resident import Float32, IntArray, ResidentUnits, squares
+from geal_edge.runtime.resident import BoolArray, Float32, IntArray, ResidentUnits, squares
+from geal_edge.runtime.uncovered import Uncovered
 
 SMALLEST_RADIUS = 0.2
 LARGEST_RADIUS = 1.5
 STEP = 1.01
 RETAINED_PER_BUDGET = 4
 """Retained units at most, per unit of budget; above it the pressure rule acts."""
-
-BoolArray: TypeAlias = npt.NDArray[np.bool_]
+FEW = 16
+"""A release of so many at most is worked out from what the last one knew; of more, the whole order costs less."""
+FILL_POINTS = range(128, 1025)
+FILL_PAIRS = 2**18
+"""Clusters over which the fill reckons: as many as make so many pairs with the retained units, within that range."""
 
 
 def _radii() -> tuple[float, ...]:
@@ -179,10 +187,12 @@ class Ladder:
         max_retained: int | None = None,
         base: Sequence[Rows] = (),
         released: Sequence[RetainedUnit] = (),
+        fill: int = 0,
     ) -> None:
         """`retained` (ascending units), `deaths`, `next_unit` and `released` restore what an earlier ladder had learned.
 
         capacity  the round's budget
+        fill      so many units of it, fewer than all, are not the answering level's
         base      what is covered before the round begins: the rows of each frame of the memory
         released  units that this round has released, in that order, with the levels that held them then
         """
@@ -192,6 +202,9 @@ class Ladder:
         self.max_retained = max_retained if max_retained is not None else RETAINED_PER_BUDGET * capacity
         if self.max_retained < capacity:
             raise UsageError(f"max_retained = {self.max_retained}: must be at least the budget, {capacity}")
+        if not 0 <= fill < capacity:
+            raise UsageError(f"fill = {fill}: must be from 0 to {capacity - 1}, one less than the budget")
+        self.fill = fill
         self._next_unit = next_unit
         self._deaths = tuple(deaths)
         self._alive: BoolArray = np.ones(TOP + 1, bool)
@@ -206,6 +219,7 @@ class Ladder:
         self._units: IntArray = np.zeros(0, np.intp)  # slot -> unit
         self._member: BoolArray = np.zeros((0, TOP + 1), bool)  # slot -> the levels that hold its unit
         self._recent: _Recent | None = None
+        self._uncovered = Uncovered(self._held, self._base)
         for r in retained:
             self._add(r.unit, r.rows, r.levels)
         for r in released:
@@ -230,9 +244,10 @@ class Ladder:
 
     @property
     def answering(self) -> int:
-        """The smallest alive level whose retained units fit into what is left of the budget; TOP where none with a radius does.
+        """The smallest alive level whose retained units fit into what is left of the budget beside the fill; TOP where none with
+        a radius does.
 
-        Without releases that is the smallest alive level.
+        Without releases and fill that is the smallest alive level.
         """
         return int(self._levels[self._answer])
 
@@ -339,9 +354,35 @@ class Ladder:
         more, but they live on: what they hold may still be selected, and what they take is how the rest of the round is known.
         Fewer than `count` where the order comes to units that lie within the chord `beyond` of those before them.
         """
-        first = self.selected(row_distances=False)[: min(count, self.room)]
+        count, inside = min(count, self.room), int(self._counts[self.answering])
+        if self.radius is not None and beyond >= self.radius:
+            count = min(count, inside)  # all else that is retained lies within the radius of these
+        few = count <= min(inside, FEW)
+        first = self._first(count, beyond) if few else self.selected(row_distances=False)[:count]
         picks = takewhile(lambda pick: pick.witness is None or chord(pick.squared_distance) > beyond, first)
         return Release(picks=tuple(picks))
+
+    def _first(self, count: int, beyond: float) -> Iterator["SelectedUnit"]:
+        """The first of the selected order, out of the answering level: the same units as `selected` gives, for the price of
+        what has changed since it was asked last."""
+        slots = np.fromiter(self._slots.values(), np.intp, len(self._slots))
+        order = self._uncovered.begin(slots, self._units[slots])
+        left = np.ones(len(slots), bool)
+        inside = self._member[slots, self.answering]
+        for _ in range(count):
+            squared, index, row = order.farthest(left & inside)
+            left[index] = False
+            known = math.isfinite(squared)
+            if known and squared > 0.0 and chord(squared) <= beyond:
+                return  # it would be left out: what it covers need not be worked out
+            order.cover(index)
+            yield SelectedUnit(
+                unit=self._retained[index],
+                squared_distance=squared if known else 0.0,
+                witness=row if known and squared > 0.0 else None,
+                cluster_squared=(),
+                cover_squared=order.farthest(left)[0] if left.any() else 0.0,
+            )
 
     def learn_release(self, release: Release) -> None:
         """Apply a release that this ladder worked out in its present state, once it is safe on disk."""
@@ -356,7 +397,8 @@ class Ladder:
     def selected(
         self, *, row_distances: bool = True, on_pick: Callable[[int], None] | None = None
     ) -> list[SelectedUnit]:
-        """The selected order: exact greedy inside the answering level's set, then greedy fill from the rest.
+        """The selected order: exact greedy inside the answering level's set, then the fill from the rest: each unit brings the
+        mean chord from the retained clusters to the base and the order so far down the most (`fill_step` says which of them).
 
         At most `room` units. The order starts with the oldest unit of the level, or with the farthest from the base where
         there is one. Greedy over all retained units at once would look better and break the certificate; this order never
@@ -370,12 +412,13 @@ class Ladder:
         in_level = self._member[slots, self.answering]
         inside, rest = np.flatnonzero(in_level), np.flatnonzero(~in_level)
         base = [self._base.rows(slot) for slot in range(self._base.count)]
+        fill = _fill_order(rows, inside, rest, self._base, self.room - len(inside))
         picks = k_center_greedy(
             np.concatenate(rows),
             offsets_of(rows),
             self.room,
             first=None if base or not len(inside) else int(inside[0]),
-            pools=[pool.tolist() for pool in (inside, rest) if len(pool)],
+            pools=[pool for pool in (inside.tolist(), *([unit] for unit in fill)) if pool],
             known=np.concatenate(base) if base else None,
             row_distances=row_distances,
             on_pick=on_pick,
@@ -521,6 +564,7 @@ class Ladder:
 
     def _add(self, unit: int, rows: Rows, levels: Sequence[int]) -> None:
         slot = self._held.add(rows)
+        self._uncovered.renew(slot)
         if slot >= len(self._units):
             grown = max(16, 2 * slot)
             self._units = np.concatenate([self._units, np.zeros(grown - len(self._units), np.intp)])
@@ -555,7 +599,8 @@ class Ladder:
         self._counts = self._member.sum(axis=0)
         self._held_in_all = self._counts + self._released_counts
         self._levels = np.flatnonzero(self._alive)
-        self._answer = int(np.argmax((self._counts[self._levels] <= self.room) | (self._levels == TOP)))
+        places = max(0, self.room - self.fill)
+        self._answer = int(np.argmax((self._counts[self._levels] <= places) | (self._levels == TOP)))
         self._radii = np.array([RADII[level] for level in self._levels[:-1]])
         # Members of each alive level that has some, one level after another: one gather and one reduction serve all levels.
         columns, self._gather = np.nonzero(self._member[:, self._levels].T)
@@ -589,6 +634,35 @@ class _Measured:
     to_slot: Float32
     to_base: Float32
     done: BoolArray
+
+
+def fill_step(clusters: int, units: int) -> int:
+    """The fill reckons over every so-manieth of the clusters of so many retained units.
+
+    >>> fill_step(600, 40), fill_step(5000, 200), fill_step(40_000, 1600), fill_step(200_000, 8000)
+    (1, 5, 246, 1563)
+    """
+    points = min(max(FILL_PAIRS // max(1, units), FILL_POINTS[0]), FILL_POINTS[-1])
+    return max(1, -(-clusters // points))
+
+
+def _fill_order(rows: Sequence[Rows], inside: IntArray, rest: IntArray, base: ResidentUnits, count: int) -> list[int]:
+    """At most `count` indices of `rest`, each bringing the mean chord the most down after those before it: over every cluster of
+    `rows` (one item a unit), or every n-th, to what is covered. `base` and the units `inside` are covered before."""
+    if count <= 0 or not len(rest):
+        return []
+    every = np.concatenate(rows)
+    points = every[:: fill_step(len(every), len(rows))]
+    wide = widen(points)
+
+    def chords_to(unit: int) -> Float32:
+        return grid_chords(widened_distances(wide, widen(rows[unit])).min(axis=1)).astype(np.float32)
+
+    nearest = grid_chords(base.exact_nearest(points.astype(np.float32), 0, base.count))  # 2 where there is no base
+    for unit in inside:
+        nearest = np.minimum(nearest, chords_to(unit))
+    chords = {unit: chords_to(unit) for unit in rest.tolist()}
+    return cover_greedily(lambda unit: chords[unit].astype(np.float64), nearest, count, units=rest.tolist())
 
 
 def _nearest_rows(per_slot: Float32, per_row: Float32) -> IntArray:

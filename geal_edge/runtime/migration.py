@@ -88,12 +88,19 @@ def encoded_anew(db: sqlite3.Connection, spool: Path, encode: Encode) -> Iterato
 
 
 def judged_anew(
-    units: Sequence[EncodedAnew], *, unreadable: Sequence[int], round_number: int, capacity: int, base: Sequence[Rows]
+    units: Sequence[EncodedAnew],
+    *,
+    unreadable: Sequence[int],
+    round_number: int,
+    capacity: int,
+    fill: int,
+    base: Sequence[Rows],
 ) -> Judgement:
     """Let a fresh ladder of a round judge what is retained, over its new base and what the round has released."""
     here = [unit for unit in units if unit.round == round_number]
     ladder = Ladder(
         capacity=capacity,
+        fill=fill,
         base=base,
         released=[RetainedUnit(unit=u.unit, rows=u.rows, levels=()) for u in here if u.state == "released"],
     )

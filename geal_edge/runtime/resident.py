@@ -15,9 +15,12 @@ from geal_edge.runtime.distance import Float64, affinity_error
 
 Float32: TypeAlias = npt.NDArray[np.float32]
 IntArray: TypeAlias = npt.NDArray[np.intp]
+BoolArray: TypeAlias = npt.NDArray[np.bool_]
 
 SQUARE = 1.002
 """Canonical rows are at most so long, squared: unit rows, rounded to fp16."""
+BLOCK = 128
+"""Slots that `exact_nearest` looks at together: products for 1,000 rows and units of 25 are 13 MB."""
 COLUMNS = 8
 """Products are made for a multiple of so many rows at once: BLAS kernels for the odd remainder are several times slower."""
 
@@ -56,6 +59,16 @@ class ResidentUnits:
     @property
     def resident_bytes(self) -> int:
         return self._rows.nbytes + self._half_squares.nbytes
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows of a unit, slots) that there is room for."""
+        return self._rows.shape[0], self._rows.shape[1]
+
+    @property
+    def sizes(self) -> IntArray:
+        """Rows of the unit in each slot that there is room for."""
+        return self._sizes
 
     def add(self, rows: Rows) -> int:
         """Hold a unit's rows (C, D); returns its slot."""
@@ -105,6 +118,41 @@ class ResidentUnits:
         products = np.einsum("ij,ihj->ih", rows, self._rows[within, slots])
         distances: Float32 = squares(rows)[:, None] - 2.0 * (products - self._half_squares[within, slots])
         return distances
+
+    def wide(self, rows: IntArray, slots: IntArray) -> Float32:
+        """Single rows (n, D): `rows` of the units in `slots`, both (n,)."""
+        picked: Float32 = self._rows[rows, slots]
+        return picked
+
+    def to_each(self, centres: Float32) -> Float32:
+        """Squared distances (rows of a unit, slots), within `error`, from every row that is held to the nearest of `centres`."""
+        nearest = np.full(self.shape, -np.inf, np.float32)
+        asked = np.concatenate([centres, np.broadcast_to(centres[0], (-len(centres) % COLUMNS, centres.shape[1]))])
+        for part in asked.reshape(-1, COLUMNS, centres.shape[1]):
+            np.maximum(nearest, (self._rows @ part.T - squares(part) / 2.0).max(axis=2), out=nearest)
+        nearest -= self._half_squares
+        nearest *= -2.0
+        return nearest
+
+    def exact_nearest(self, rows: Float32, begin: int, end: int) -> Float64:
+        """The exact squared distance (n,) from each of `rows` (n, D), canonical ones, to the nearest row of slots begin..end."""
+        nearest: Float64 = np.full(len(rows), np.inf)
+        for start in range(begin, end, BLOCK):
+            np.minimum(nearest, self._exact_nearest(rows, start, min(start + BLOCK, end)), out=nearest)
+        return nearest
+
+    def _exact_nearest(self, rows: Float32, begin: int, end: int) -> Float64:
+        per_row = self._rows[:, begin:end] @ rows.T
+        per_row -= self._half_squares[:, begin:end, None]
+        best = per_row.max(axis=(0, 1))  # the largest is the nearest
+        within, slots, which = np.nonzero(per_row >= best - self.error)
+        there = self._rows[within, slots + begin].astype(np.float64)
+        here = rows[which].astype(np.float64)
+        distances = np.einsum("ij,ij->i", here, here) + np.einsum("ij,ij->i", there, there)
+        distances -= 2.0 * np.einsum("ij,ij->i", here, there)
+        nearest: Float64 = np.full(len(rows), np.inf)
+        np.minimum.at(nearest, which, distances)
+        return nearest
 
     def exact(self, row: "npt.NDArray[np.float16 | np.float32]", slots: IntArray) -> Float64:
         """The exact squared distance from one canonical row (D,) to the nearest row of each slot."""

@@ -74,7 +74,7 @@ from geal_edge.runtime.ladder import Death, Decision, Ladder, Release
 from geal_edge.runtime.memory import Entry, Memory, remember
 from geal_edge.runtime.memoryfile import read_memory, write_memory
 from geal_edge.runtime.migration import Encode, EncodedAnew, Judgement, encoded_anew, judged_anew
-from geal_edge.runtime.release import Price, ReleaseRule
+from geal_edge.runtime.release import Price, ReleaseRule, fill_of
 from geal_edge.runtime.sources import Source
 from geal_edge.runtime.spooldb import (
     DATABASE,
@@ -297,6 +297,7 @@ class Spool:
             unreadable=[unit for unit in anew if isinstance(unit, int)],
             round_number=self.round.number,
             capacity=self.settings.budget,
+            fill=fill_of(self.settings.release, self.settings.budget),
             base=read_base(self.path, self.settings.feature_space),
         )
         # What was not retained is gone, so nobody can say how near to it the new clusters are.

@@ -15,6 +15,7 @@ from geal_edge.errors import SpoolDamaged, SpoolError, StorageError
 from geal_edge.runtime.clusters import Rows
 from geal_edge.runtime.ladder import Death, Ladder, RetainedUnit
 from geal_edge.runtime.memoryfile import read_memory
+from geal_edge.runtime.release import fill_of
 from geal_edge.runtime.timeline import Bucket, Timeline
 
 SCHEMA = "geal-edge/spool/2"
@@ -131,8 +132,8 @@ def read_base(spool: Path, feature_space: str) -> list[Rows]:
 
 def read_ladder(db: sqlite3.Connection, round_number: int, base: Sequence[Rows] = ()) -> Ladder:
     """The selector of a round, exactly as it was after the last decision that is on disk."""
-    budget, max_retained = db.execute(
-        "SELECT budget, max_retained FROM rounds WHERE round = ?", (round_number,)
+    budget, max_retained, release = db.execute(
+        "SELECT budget, max_retained, release FROM rounds WHERE round = ?", (round_number,)
     ).fetchone()
     deaths = db.execute("SELECT level, natural FROM deaths WHERE round = ? ORDER BY death", (round_number,))
     return Ladder(
@@ -143,6 +144,7 @@ def read_ladder(db: sqlite3.Connection, round_number: int, base: Sequence[Rows] 
         base=base,
         deaths=[Death(level=level, natural=bool(natural)) for level, natural in deaths],
         max_retained=max_retained,
+        fill=fill_of(release, budget),
     )
 
 

@@ -14,7 +14,7 @@ from geal_edge.errors import Interrupted
 from geal_edge.runtime.clusters import KnowledgeClusters
 from geal_edge.runtime.ladder import Ladder, Release
 from geal_edge.runtime.poolframe import PoolFrame
-from geal_edge.runtime.release import Price, ReleaseRule
+from geal_edge.runtime.release import Price, ReleaseRule, fill_of
 from geal_edge.runtime.rounds import Rounds
 from geal_edge.runtime.spool import RoundState
 from geal_edge.runtime.stopping import Stop
@@ -101,7 +101,7 @@ class _OneRound:
         self.round = RoundState(number=1, elapsed_s=0.0, price=price, certified=True)
 
     def ladder(self) -> Ladder:
-        return Ladder(capacity=self.settings.budget)
+        return Ladder(capacity=self.settings.budget, fill=fill_of(self.settings.release, self.settings.budget))
 
     def release(self, release: Release) -> None:
         self.released += release.units
