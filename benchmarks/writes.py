@@ -2,13 +2,14 @@
 
     python -m benchmarks.writes --bundle BUNDLE [SOURCE...] [--budget 50] [--fps 5] [--json]
 
-Bytes are what the kernel counts for this process (write_bytes in /proc/self/io: whole pages that go to the device, SQLite's
-log included); syncs are those of durable.py plus one for each commit, as SQLite's WAL does with synchronous=FULL. The spool
-must lie on a real disk for the bytes to count: it is made in the current folder.
+A commit is a decision's, or a flush of counters and cursor: those are told as the drive's own rate would have them, one every
+FLUSH_S seconds, since this runs at the machine's. Bytes are what the kernel counts for this process (write_bytes in
+/proc/self/io: whole pages that go to the device, SQLite's log included); syncs are those of durable.py plus one for each commit,
+as SQLite's WAL does with synchronous=FULL. The spool must lie on a real disk for the bytes to count: it is made in the current
+folder.
 """
 
 import argparse
-import os
 import shutil
 import tempfile
 from itertools import islice
@@ -21,7 +22,7 @@ from geal_edge.runtime.backends.ort import OrtCpu
 from geal_edge.runtime.encoder import Encoder
 from geal_edge.runtime.observer import Silent
 from geal_edge.runtime.sources import Source, open_source
-from geal_edge.runtime.spool import Spool
+from geal_edge.runtime.spool import FLUSH_S, Spool
 
 EARLY_S = 60.0  # of the drives' own time: the cold start, when nearly everything is new
 
@@ -44,7 +45,11 @@ def main() -> None:
             pipeline.run(sources, encoder=encoder, spool_path=folder / "spool", budget=options.budget, watch=meter)
     finally:
         shutil.rmtree(folder)
-    rows = {f"first {early} frames": meter.rates(0, early), "after them": meter.rates(early, None)}
+    flushes = EARLY_S / early / FLUSH_S
+    rows = {
+        f"first {early} frames": meter.rates(0, early, flushes),
+        "after them": meter.rates(early, None, flushes),
+    }
     facts = {"frames": len(meter.readings) - 1, "early": f"{EARLY_S:g} s", "budget": options.budget}
     show("writes: commits per seen frame; the others per 1,000 frames", rows, facts, as_json=options.json)
 
@@ -61,9 +66,10 @@ class Meter(Silent):
     """Reads the counters after every frame."""
 
     def __init__(self) -> None:
-        self.syncs = self.commits = self.files = 0
+        self.syncs = self.commits = self.files = self.flushes = 0
         _count_calls(self, durable, "sync_folder", "syncs")
         _count_calls(self, durable, "write_file", "files")
+        _count_calls(self, Spool, "flush", "flushes")
         original = Spool._transaction
 
         def transaction(spool: Spool):  # type: ignore[no-untyped-def]  # as the method it stands for
@@ -76,25 +82,28 @@ class Meter(Silent):
     def advance(self, **counts: int) -> None:
         self.readings.append(self._read())
 
-    def rates(self, begin: int, end: int | None) -> dict[str, float]:
+    def rates(self, begin: int, end: int | None, flushes_due: float) -> dict[str, float]:
         part = self.readings[begin : None if end is None else end + 1]
         if len(part) < 2:
             raise SystemExit(f"the sources have {len(self.readings) - 1} frames, all of them early: give more of them")
-        bytes_, syncs, commits, files = ((b - a) / (len(part) - 1) for a, b in zip(part[0], part[-1], strict=True))
+        bytes_, syncs, commits, files, flushes = (
+            (b - a) / (len(part) - 1) for a, b in zip(part[0], part[-1], strict=True)
+        )
         return {
-            "commits per frame": commits,
+            "commits per frame": commits - flushes + flushes_due,
+            "of decisions": commits - flushes,
             "kB": 1000 * bytes_,
-            "syncs": 1000 * syncs,
+            "syncs": 1000 * (syncs - flushes + flushes_due),
             "frames stored": 1000 * files,
         }
 
-    def _read(self) -> tuple[float, int, int, int]:
-        os.sync()
+    def _read(self) -> tuple[float, int, int, int, int]:
         written = next(
             line for line in Path("/proc/self/io").read_text().splitlines() if line.startswith("write_bytes")
         )
         # Each stored file is synced itself before its folder is.
-        return int(written.split()[1]) / 1e3, self.syncs + self.files + self.commits, self.commits, self.files
+        syncs = self.syncs + self.files + self.commits
+        return int(written.split()[1]) / 1e3, syncs, self.commits, self.files, self.flushes
 
 
 def _count_calls(meter: Meter, module: object, name: str, counter: str) -> None:

@@ -39,7 +39,12 @@ PIXELS = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Written:
-    """What the frames behind the warm-up had written. bytes_: what the kernel counts for this process; None: it does not tell."""
+    """What the frames behind the warm-up had written.
+
+    commits, files  transactions, stored frames
+    bytes_          what the kernel counts for this process, in whole pages that go to a device; None: it does not tell, or the
+                    folder lies in memory
+    """
 
     commits: int
     files: int
@@ -84,6 +89,7 @@ class _Clocks:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
+        """Times what is done within; what fails has no time."""
         wall, cpu = time.perf_counter(), time.process_time()
         yield
         self.cpu_ms[name].append(1e3 * (time.process_time() - cpu))
@@ -123,7 +129,8 @@ def measure_stages(
     times: list[int] = []
     begun: tuple[int, int, int | None] = (0, 0, None)
     files = 0
-    with one_blas_thread(), _CountedSpool(folder, pipeline.spool_settings(bundle, budget)) as spool:
+    spool = _CountedSpool(folder, pipeline.spool_settings(bundle, budget))
+    with one_blas_thread(), spool:
         spool.begin_source(source)
         selector = Rounds(spool, powered_seconds)
         items = source.frames()
@@ -131,9 +138,10 @@ def measure_stages(
             (stop or Stop()).heed()
             if number == WARM_UP:
                 begun = spool.commits, files, bytes_written()
-            with clocks.stage("decode"):
-                item = next(items, None)
-            if item is None:
+            try:
+                with clocks.stage("decode"):
+                    item = next(items)
+            except StopIteration:
                 break
             try:
                 frame = usable(item)
@@ -166,16 +174,17 @@ def measure_stages(
             if frame.capture_time_ns is not None:
                 times.append(frame.capture_time_ns)
         ended = spool.commits, files, bytes_written()
-    told = begun[2] is not None and ended[2] is not None
+    commits = ended[0] - begun[0]
+    bytes_ = None if begun[2] is None or ended[2] is None else ended[2] - begun[2]
     return StageCosts(
         **clocks.settled(),
         engine_ms=engine_ms[WARM_UP:],
         pixels=pixels,
         fps=(len(times) - 1) * 1e9 / (times[-1] - times[0]) if len(times) > 1 and times[-1] > times[0] else None,
         written=Written(
-            commits=ended[0] - begun[0],
+            commits=commits,
             files=ended[1] - begun[1],
-            bytes_=(ended[2] or 0) - (begun[2] or 0) if told else None,
+            bytes_=bytes_ if bytes_ or not commits else None,
         ),
     )
 
