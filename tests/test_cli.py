@@ -352,7 +352,7 @@ def test_every_command_has_an_example_and_a_place_in_the_help(cli):
     group: Any = get_command(app)
     assert set(group.commands) == {
         "export", "inspect", "select", "report", "extract", "run", "status", "list", "check", "memory",
-        "demo", "doctor", "verify", "build", "compare",
+        "demo", "doctor", "verify", "build", "compare", "bench",
     }  # fmt: skip
     for name, command in group.commands.items():
         assert f"geal-edge {name}" in command.help, name

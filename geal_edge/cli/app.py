@@ -6,6 +6,7 @@ import typer
 
 import geal_edge
 from geal_edge.cli import (
+    bench,
     build,
     check,
     compare,
@@ -39,6 +40,7 @@ MODEL, CHOOSE, VEHICLE, HELP = "Model", "Choose", "Vehicle", "Help"
 app.command("export", rich_help_panel=MODEL)(export.export)
 app.command("build", rich_help_panel=MODEL)(build.build)
 app.command("verify", rich_help_panel=MODEL)(verify.verify)
+app.command("bench", rich_help_panel=MODEL)(bench.bench)
 app.command("inspect", rich_help_panel=MODEL)(inspect.inspect)
 app.command("select", rich_help_panel=CHOOSE)(select.select)
 app.command("compare", rich_help_panel=CHOOSE)(compare.compare)

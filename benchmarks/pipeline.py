@@ -1,0 +1,91 @@
+"""How fast the pipeline goes beside what its encoder and the machine's cores would allow.
+
+    python -m benchmarks.pipeline --bundle BUNDLE DRIVE [--threads 1] [--budget 50] [--frames 100] [--repeats 5] [--json]
+
+Each repeat measures in turn, on the first frames of the drive: what a frame costs stage by stage (CPU time, one after the
+other), the encoder alone on pictures that lie ready, the pipeline with its stages at one time, the pipeline with one after the
+other. The bound is min(encoder alone, cores / CPU time of a frame); ratios are taken within each repeat, so that other work on
+the machine meets all alike. "beside" is the CPU time of everything but decode and encode, resize told apart.
+"""
+
+import argparse
+import shutil
+import tempfile
+from pathlib import Path
+
+from benchmarks.common import machine, show, spread
+from geal_edge.models.bundle import Bundle
+from geal_edge.runtime.backends.ort import OrtCpu
+from geal_edge.runtime.bench.stages import WARM_UP, encoder_pace, frames_per_s, measure_stages, pipeline_pace
+from geal_edge.runtime.encoder import Encoder
+from geal_edge.runtime.overlap import AHEAD
+from geal_edge.runtime.sources import open_source
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source")
+    parser.add_argument("--bundle", type=Path, required=True)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--budget", type=int, default=50)
+    parser.add_argument("--frames", type=int, default=100)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    bundle, source = Bundle.open(options.bundle), open_source(options.source)
+    cores = machine()["cpus"]
+    columns: dict[str, list[float]] = {}
+    with Encoder(bundle, OrtCpu(bundle.graph, threads=options.threads)) as encoder:
+        for _ in range(options.repeats):
+            for name, value in once(encoder, source, cores, options).items():
+                columns.setdefault(name, []).append(value)
+    facts = {
+        "drive": source.name,
+        "size": source.size,
+        "threads of the encoder": options.threads,
+        "budget": options.budget,
+        "frames": options.frames,
+        "repeats": options.repeats,
+    }
+    show("pipeline", {name: spread(values) for name, values in columns.items()}, facts, as_json=options.json)
+
+
+def once(encoder: Encoder, source, cores: int, options: argparse.Namespace) -> dict[str, float]:  # type: ignore[no-untyped-def]
+    """One of each; a spool for each, on the disk of the current folder."""
+    folder = Path(tempfile.mkdtemp(prefix="spool-", dir="."))
+    try:
+        costs = measure_stages(source, encoder, folder / "stages", budget=options.budget, frames=options.frames)
+        alone = encoder_pace(encoder, costs.pixels, options.frames)
+        paces = {
+            ahead: frames_per_s(
+                pipeline_pace(
+                    source,
+                    encoder,
+                    folder / f"ahead-{ahead}",
+                    budget=options.budget,
+                    enough=lambda n: n >= WARM_UP + options.frames,
+                    ahead=ahead,
+                )
+            )
+            for ahead in (AHEAD, 0)
+        }
+    finally:
+        shutil.rmtree(folder)
+    bound = min(alone, 1e3 * cores / costs.cpu_ms_per_frame())
+    return {
+        "pipeline over bound": paces[AHEAD] / bound,
+        "one after another over bound": paces[0] / bound,
+        "pipeline, frames/s": paces[AHEAD],
+        "one after another, frames/s": paces[0],
+        "encoder alone, frames/s": alone,
+        "cores over CPU time, frames/s": 1e3 * cores / costs.cpu_ms_per_frame(),
+        "CPU ms, decode": costs.cpu_ms_per_frame("decode"),
+        "CPU ms, encode": costs.cpu_ms_per_frame("encode"),
+        "CPU ms, resize": costs.cpu_ms_per_frame("resize"),
+        "CPU ms, beside": costs.cpu_ms_per_frame("distil", "cluster", "score", "append"),
+        "CPU ms, append": costs.cpu_ms_per_frame("append"),
+    }
+
+
+if __name__ == "__main__":
+    main()
