@@ -9,7 +9,7 @@ stretch, an event, and so on. A dull stretch is a part of one dull clip, played 
 The dull clips are those named, else half of all, drawn by the seed. An event is found where one of its frames is selected.
 
 Median over the seeds with the 10th and 90th percentile; random is drawn 20 times for each. `over uniform` is the ratio to
-uniform in time on the same stream at the same budget.
+uniform in time on the same stream at the same budget, which counts as one event where it found none.
 """
 
 import argparse

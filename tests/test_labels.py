@@ -13,7 +13,7 @@ from geal_edge.runtime.clusters import KnowledgeClusters
 from geal_edge.runtime.compare.choice import Choice
 from geal_edge.runtime.compare.labels import evaluate
 from geal_edge.runtime.compare.labels.found import found_at, rarest
-from geal_edge.runtime.compare.labels.masks import regions
+from geal_edge.runtime.compare.labels.masks import labels_of
 from geal_edge.runtime.compare.labels.probes import hold_out
 from geal_edge.runtime.compare.labels.reading import read_labels
 from geal_edge.runtime.features import Features
@@ -126,10 +126,10 @@ def test_masks_in_other_colours_than_the_list_has_are_refused(tmp_path):
 
 
 def test_ragged_edges_are_no_instances():
-    mask = np.zeros((200, 200), bool)
-    mask[::20, ::20] = True  # a hundred single pixels, each less than one in 10,000
-    mask[1:4, 1:4] = True
-    assert regions(mask) == 1
+    mask = np.full((200, 200), -1, np.int16)
+    mask[::20, ::20] = CAR  # a hundred single pixels, each less than one in 10,000
+    mask[1:4, 1:4] = CAR
+    assert labels_of(mask, 2, None).instances.tolist() == [0, 1]
 
 
 VOC = """<annotation><filename>a.jpg</filename><size><width>60</width><height>40</height><depth>3</depth></size>

@@ -43,7 +43,8 @@ def found_at(labels: Labels, selected: Sequence[int], rare: Sequence[int]) -> di
     }
     if rare:
         chosen = list(rare)
-        values["rare_area"] = float((here.area[chosen] / everything.area[chosen]).mean())
+        area = everything.area[chosen]
+        values["rare_area"] = float((here.area[chosen] / np.where(area > 0, area, 1)).mean())  # boxes may be flat
         values["rare_instances"] = float((here.instances[chosen] / everything.instances[chosen]).mean())
     return values
 
