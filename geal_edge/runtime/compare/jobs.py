@@ -28,6 +28,8 @@ def run_jobs(
     Once `stop` is asked the jobs in hand are told, no other one begins, and the iterator ends: ask `stop` whether it was so.
     An error of a job ends all others.
     """
+    if stop():
+        return
     if processes == 1 or len(jobs) < 2:
         for job in jobs:
             if stop():
@@ -94,4 +96,6 @@ def _begin(told: Event) -> None:
 
 
 def _work(work: Callable[[Job, Stop], Result], job: Job) -> Result:
+    _stop()
+    _stop.heed()  # the job was handed over before the others were told
     return work(job, _stop)

@@ -185,7 +185,7 @@ class StoredPool:
 def read_stored_pool(path: Path) -> StoredPool:
     """What `write_pool` wrote; the last two are remembered. Raises SpoolDamaged where it cannot be read."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
         facts = json.loads(arrays["facts"].tobytes())
         offsets, embedding = arrays["offsets"].tolist(), arrays.get("embedding")

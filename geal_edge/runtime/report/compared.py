@@ -28,6 +28,7 @@ from geal_edge.runtime.report import chart, page, replacing, require_a_file
 from geal_edge.runtime.report.data import ShownFrame, heat_of
 from geal_edge.runtime.report.pictures import WIDTH, Picture, Pictures, pictures_again, require_pillow
 
+HEADLINE = "What a budget buys"
 STYLED = ("geal", "stream-paced", "facility-location", "uniform", "random", "coreset-cosine", "density")
 """Strategies whose curves have a style of their own, `line0` to `line6`; the others are drawn thin."""
 RIVALS = ("uniform", "random", "coreset-cosine", "stream-paced")
@@ -57,7 +58,7 @@ def write_comparison(comparison: Comparison, out: Path, *, watch: Observer | Non
     pairs = list(_pairs(comparison, budget))
     shown = [frame for pair in pairs for frame in pair.frames]
     pictures = pictures_again(shown, comparison.sources, WIDTH, watch)
-    before, after = page.around(headline(comparison))
+    before, after = page.around(f"{HEADLINE}: {len(comparison.pool.frames):,} frames")
     with replacing(out) as file:
         file.write(before)
         file.write(_top(comparison, bool(pairs)))
@@ -69,10 +70,6 @@ def write_comparison(comparison: Comparison, out: Path, *, watch: Observer | Non
         file.write(after)
 
 
-def headline(comparison: Comparison) -> str:
-    return f"What {len(comparison.pool.frames):,} frames come down to"
-
-
 def _top(comparison: Comparison, found_any: bool) -> str:
     links = {"curves": "Curves", "tables": "Tables"} | ({"found": "Found, missed"} if found_any else {})
     navigation = "".join(f'<a href="#{to}">{words}</a>' for to, words in (links | {"sources": "Sources"}).items())
@@ -80,12 +77,12 @@ def _top(comparison: Comparison, found_any: bool) -> str:
     cut = '<p class="warning"><strong>Stopped early.</strong> Only what was worked out by then is here.</p>'
     return (
         f'<a class="skip" href="#curves">To the curves</a>'
-        f'<div class="bar"><div><strong aria-hidden="true">{headline(comparison)}</strong>'
+        f'<div class="bar"><div><strong aria-hidden="true">{HEADLINE}</strong>'
         f'{page.over_switch() if found_any else ""}<nav aria-label="On this page">{navigation}</nav></div></div>'
         f'<main><header class="top">'
         + (f'<p class="warning">{page.UNTRAINED}</p>' if comparison.untrained else "")
         + (cut if comparison.cut else "")
-        + f'<h1>{headline(comparison)}</h1><p class="dek">{escape(in_what(comparison))}</p>'
+        + f'<h1>{HEADLINE}</h1><p class="dek">{escape(in_what(comparison))}</p>'
         + "".join(f'<div class="promise"><p>{escape(sentence)}</p></div>' for sentence in told[:1])
         + page.bullets(told[1:], "notes")
         + page.made(
@@ -130,12 +127,14 @@ def _lines(comparison: Comparison, measure: Measure) -> list[chart.Line]:
 def _tables(comparison: Comparison) -> str:
     lede = "Smaller is better; the smallest of each budget is marked. Below a median of draws, their 10th and 90th percentile."
     told = page.begin_section("tables", "Side by side", lede)
-    heads = ("strategy", *(page.frames_of(budget) for budget in comparison.budgets), "what it is")
+    heads = ("strategy", *(page.frames_of(budget) for budget in comparison.budgets))
     numbers = range(1, len(comparison.budgets) + 1)
     for measure, words in MEASURES.items():
-        rows = list(_rows(comparison, measure))
-        told += f"<h3>{words[0].upper()}{words[1:]}</h3>" + page.as_table(words, heads, rows, numbers=numbers)
-    return told + "</section>"
+        table = page.as_table(words, heads, _rows(comparison, measure), numbers=numbers)
+        told += f"<h3>{words[0].upper()}{words[1:]}</h3>{table}"
+    named = [(page.as_text(compared.name), escape(compared.words)) for compared in plain(comparison)]
+    table = page.as_table("The strategies", ("strategy", "what it is"), named, numbers=())
+    return f"{told}<h3>The strategies</h3>{table}</section>"
 
 
 def _rows(comparison: Comparison, measure: Measure) -> Iterator[Sequence[str]]:
@@ -145,7 +144,7 @@ def _rows(comparison: Comparison, measure: Measure) -> Iterator[Sequence[str]]:
     }
     for compared in comparison.compared:
         cells = (_cell(spread_of(compared, budget, measure), best[budget]) for budget in comparison.budgets)
-        yield page.as_text(compared.name), *cells, escape(compared.words)
+        yield page.as_text(compared.name), *cells
 
 
 def _cell(spread: Spread | None, best: float) -> str:
