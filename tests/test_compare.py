@@ -2,7 +2,9 @@
 
 import json
 from dataclasses import asdict, replace
+from html.parser import HTMLParser
 from itertools import count
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,9 +38,11 @@ from geal_edge.runtime.kcenter import offsets_of
 from geal_edge.runtime.observer import Silent
 from geal_edge.runtime.pool import read_pool
 from geal_edge.runtime.poolframe import PoolFrame
+from geal_edge.runtime.report.compared import write_comparison
 from geal_edge.runtime.sources import open_source
 from geal_edge.runtime.stopping import Stop
 from tests.streams import drive_stream, random_stream
+from tests.test_report import HOSTILE, VOID
 from tests.test_rounds import live
 from tests.test_rounds import released as really_released
 from tests.tiny import tiny_weights
@@ -52,7 +56,7 @@ def opened(specs=DRIVES):
 
 
 def comparison_of(bundle, out, sources=DRIVES, **more):
-    given = {"budgets": (3, 6), "strategies": FEW, "watch": Silent()} | more
+    given: dict[str, Any] = {"budgets": (3, 6), "strategies": FEW, "watch": Silent()} | more
     return compare(opened(sources), bundle=bundle.path, out=out, **given)
 
 
@@ -108,7 +112,8 @@ def test_time_between_two_sources_is_not_driven_and_a_frame_without_a_time_is_a_
     clusters = random_stream(0, 6)
     film = pool_frames(clusters[:3], "film", 500_000_000)
     later = [replace(f, capture_time_ns=10**18 + (f.capture_time_ns or 0)) for f in pool_frames(clusters[3:], "later")]
-    assert powered_seconds(film + later) == (pytest.approx([0.0, 0.5, 1.0, 1.5, 1.7, 1.9]), pytest.approx(2.1))
+    seconds, length_s = powered_seconds(film + later)
+    assert [*seconds, length_s] == pytest.approx([0.0, 0.5, 1.0, 1.5, 1.7, 1.9, 2.1])
     pictures = [replace(frame, capture_time_ns=None) for frame in film]
     assert powered_seconds(pictures) == ([0.0, 1.0, 2.0], 3.0)
     late = [film[0], replace(film[1], capture_time_ns=-1), film[2]]
@@ -145,19 +150,24 @@ def test_every_strategy_is_measured_in_one_space_and_with_its_draws(compared, en
     pool = read_pool(opened(), encoder=encoder, recipe=RECIPE, watch=Silent())
     assert [f.id for f in comparison.pool.frames] == [f.id for f in pool.frames]
     rows = [frame.clusters.rows for frame in pool.frames]
-    for choice in comparison.choices(6):
-        assert len(set(choice.order)) == 6
-        (cover,) = covers(np.concatenate(rows), offsets_of(rows), choice.order, [6])
-        (found_cover,) = {
-            draw.covers[6]
-            for c in comparison.compared
-            if c.name == choice.strategy
-            for draw in c.draws
-            if draw.seed == choice.seed
-        }
-        assert found_cover == cover
-    assert {c.seed for c in comparison.choices(3) if c.strategy == "stream-paced"} == {None}
-    assert {c.seed for c in comparison.choices(3) if c.strategy == "geal"} == {0, 1, 2}
+    for strategy in comparison.compared:
+        for draw in strategy.draws:
+            assert len(set(draw.orders[6])) == 6
+            (cover,) = covers(np.concatenate(rows), offsets_of(rows), draw.orders[6], [6])
+            assert draw.covers[6] == cover
+
+
+def test_choices_are_one_for_each_draw_or_one_for_each_budget_where_selections_do_not_grow(compared):
+    _, comparison = compared
+    choices = comparison.choices()
+    assert {c.seed for c in choices if c.strategy == "geal"} == {0, 1, 2}
+    assert [len(c.order) for c in choices if c.strategy == "geal"] == [6, 6, 6]
+    assert [(c.seed, len(c.order)) for c in choices if c.strategy == "uniform"] == [(None, 3), (None, 6)]
+    assert len({(c.strategy, c.seed) for c in choices}) == sum(s.draws for s in STRATEGIES.values())
+    half = tuple(
+        replace(c, draws=tuple(replace(d, orders={3: d.orders[3]}) for d in c.draws)) for c in comparison.compared
+    )
+    assert replace(comparison, compared=half).choices() == []
 
 
 def test_a_second_run_takes_everything_from_disk_and_says_the_same(compared, tiny_bundle, tmp_path):
@@ -375,3 +385,98 @@ def test_the_words_say_what_the_numbers_are(compared):
     assert set(geal["covers"]) == {"3", "6"}
     assert geal["covers"]["3"]["radius"]["median"] >= geal["covers"]["6"]["radius"]["median"]
     assert named(["random", "geal"]) == ["geal", "random"]
+
+
+# -- the page ----------------------------------------------------------------------------------------------------------
+
+
+class Page(HTMLParser):
+    """What a page is made of, without a browser: elements that close as they open, ids, links, texts."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.ids, self.links, self.classes, self.sources, self.texts = [], [], [], [], [], []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        given = dict(attributes)
+        if tag not in VOID | {"path"}:
+            self.open.append(tag)
+        self.ids += [given["id"]] if "id" in given else []
+        self.links += [given["href"]] if tag == "a" else []
+        self.classes += (given.get("class") or "").split()
+        self.sources += [given["src"]] if "src" in given else []
+
+    def handle_endtag(self, tag):
+        if tag not in VOID | {"path"}:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+def page_of(comparison, out):
+    write_comparison(comparison, out)
+    text = out.read_text()
+    return text, Page(text)
+
+
+def test_the_page_has_curves_tables_and_what_each_found_and_needs_nothing_else(compared, tmp_path):
+    _, comparison = compared
+    text, page = page_of(comparison, tmp_path / "page.html")
+    assert page.open == []
+    assert {"curves", "tables", "found", "sources"} <= set(page.ids)
+    assert all(link.removeprefix("#") in page.ids for link in page.links)
+    assert len(page.ids) == len(set(page.ids))
+    assert page.sources
+    assert all(source.startswith("data:image/jpeg;base64,") for source in page.sources)
+    assert text.count('<figure class="chart') == 3
+    assert page.classes.count("band") > 0
+    for name, strategy in STRATEGIES.items():
+        assert page.texts.count(name) >= 4, name  # three tables, and what it is
+        assert strategy.words in page.texts
+    words = " ".join(page.texts)
+    for sentence in sentences(comparison):
+        assert sentence in words
+    for rival in ("uniform", "random", "coreset-cosine", "stream-paced"):
+        assert f"geal found, {rival} missed" in words
+        assert f"{rival} found, geal missed" in words
+    assert "http" not in text.replace("http-equiv", "")
+    assert text.count("<script>") == 1  # the report's own, for arrow keys
+
+
+def test_the_page_is_the_same_each_time_and_says_where_a_picture_is_gone(compared, tmp_path):
+    _, comparison = compared
+    text, _ = page_of(comparison, tmp_path / "page.html")
+    assert page_of(comparison, tmp_path / "again.html")[0] == text
+    gone = replace(
+        comparison, sources=tuple(replace(source, spec=str(tmp_path / "gone.mp4")) for source in comparison.sources)
+    )
+    text, page = page_of(gone, tmp_path / "gone.html")
+    assert page.sources == []
+    assert "No picture." in text
+
+
+def test_a_page_of_what_was_stopped_or_has_one_budget_leaves_out_what_is_not_there(compared, tmp_path):
+    _, comparison = compared
+    uniform = tuple(c for c in comparison.compared if c.name == "uniform")
+    text, page = page_of(replace(comparison, cut=True, budgets=(3,), compared=uniform), tmp_path / "page.html")
+    assert "Stopped early." in text
+    assert "found" not in page.ids
+    assert "figure" not in text.split("<main>")[1]
+    assert "One budget makes no curve" in text
+    assert page.open == []
+
+
+def test_a_name_that_is_markup_stays_text(compared, tmp_path):
+    _, comparison = compared
+    hostile = replace(comparison.compared[0], name=HOSTILE, settings={"bundle": HOSTILE})
+    source = replace(comparison.sources[0], name=HOSTILE, spec=HOSTILE)
+    text, page = page_of(
+        replace(comparison, compared=(*comparison.compared, hostile), sources=(*comparison.sources, source)),
+        tmp_path / "page.html",
+    )
+    assert HOSTILE not in text
+    assert text.count("<script>") == 1
+    assert page.open == []

@@ -91,7 +91,6 @@ def compare(
     --strategies geal --sweep attention_ratio=0.3,0.5,0.7 --sweep bundle=old,new`
     """
     cpus = len(os.sched_getaffinity(0))
-    processes = jobs or cpus
     if report is not None:
         require_writable_place(report)
     opened = open_sources(sources or [], name=None, fps=fps)
@@ -105,8 +104,8 @@ def compare(
             sweeps=sweep or (),
             features=features,
             out=out,
-            processes=processes,
-            threads=max(1, cpus // processes),
+            processes=jobs or cpus,
+            threads=cpus,
             watch=watch,
             stop=stop,
         )

@@ -85,14 +85,20 @@ class Comparison:
     stored_s: float
     run_s: float
 
-    def choices(self, budget: int) -> list[Choice]:
-        """What every strategy selects at a budget, draw by draw."""
-        return [
-            Choice(strategy=compared.name, seed=draw.seed, order=draw.orders[budget])
-            for compared in self.compared
-            for draw in compared.draws
-            if budget in draw.orders
-        ]
+    def choices(self) -> list[Choice]:
+        """What every draw selects: one choice, or one for each budget, in their order, where the selection of a smaller one is
+        not the beginning of that of a larger one. Draws of which a budget is not worked out are left out."""
+        found = []
+        for compared in self.compared:
+            for draw in compared.draws:
+                if len(draw.orders) == len(self.budgets):
+                    orders = [draw.orders[budget] for budget in self.budgets]
+                    grows = all(orders[-1][: len(order)] == order for order in orders)
+                    found += [
+                        Choice(strategy=compared.name, seed=draw.seed, order=order)
+                        for order in (orders[-1:] if grows else orders)
+                    ]
+        return found
 
 
 def compare(
@@ -117,7 +123,7 @@ def compare(
     features    a folder that holds the sources' features; with no sources: all that is stored there. Default: sources are
                 encoded into `out`, each once
     out         folder for what is worked out: the same call later takes from there what it can, whatever stopped this one
-    threads     of one inference in one process
+    threads     that may encode at once, shared by the processes that do
 
     Once `stop` is asked, what is worked out so far is the result; Interrupted is raised where that is nothing. Raises UsageError
     for a call that cannot be meant, and as `read_pool` does.
@@ -129,7 +135,7 @@ def compare(
     swept = variants(sweeps)
     first = Bundle.open(bundle)
     listed = tuple(_listed(sources, first, features))
-    place = _Place(out=out, sources=listed, features=features, first=first, threads=threads)
+    place = _Place(out=out, sources=listed, features=features, first=first)
     cells = list(_cells(place, _served(named(strategies), first, watch), swept, wanted))
     answers = {cell: answer for cell in cells if (answer := read_answer(cell)) is not None}
     stored_s = sum(answer.seconds for answer in answers.values())
@@ -147,7 +153,8 @@ def compare(
     needed = {measured: (first, RECIPE)} | {c.pool: place.made_of[c.pool] for c in todo}
     absent = {path: made_of for path, made_of in needed.items() if not path.exists()}
     encoded_s: dict[str, float] = {}
-    for job, seconds in worked("encoding drives", store_features, place.features_jobs(b for b, _ in absent.values())):
+    to_encode = place.features_jobs((bundle for bundle, _ in absent.values()), processes=processes, threads=threads)
+    for job, seconds in worked("encoding drives", store_features, to_encode):
         digest = job.folder.parent.name
         encoded_s[digest] = encoded_s.get(digest, 0.0) + seconds
     if not stop():
@@ -229,14 +236,12 @@ class _Place:
         sources: tuple[ComparedSource, ...],
         features: Path | None,
         first: Bundle,
-        threads: int,
     ) -> None:
         self.out = out
         self.first = first
         self.made_of: dict[Path, tuple[Bundle, ClusterConfig]] = {}
         self._sources = sources
         self._features = features
-        self._threads = threads
         self._bundles: dict[Path, Bundle] = {}
 
     def bundle(self, path: Path | None) -> Bundle:
@@ -251,13 +256,14 @@ class _Place:
         self.made_of[path] = (bundle, recipe)
         return path
 
-    def features_jobs(self, bundles: Iterable[Bundle]) -> list[FeaturesJob]:
+    def features_jobs(self, bundles: Iterable[Bundle], *, processes: int, threads: int) -> list[FeaturesJob]:
         """Each source by each bundle, where the user has not stored it."""
         distinct = {bundle.digest: bundle for bundle in bundles if not self._given(bundle)}
+        drives = [(bundle, source) for bundle in distinct.values() for source in self._sources]
+        each = max(1, threads // max(1, min(processes, len(drives))))
         return [
-            FeaturesJob(bundle=bundle.path, source=source, folder=self._folder(bundle, source), threads=self._threads)
-            for bundle in distinct.values()
-            for source in self._sources
+            FeaturesJob(bundle=bundle.path, source=source, folder=self._folder(bundle, source), threads=each)
+            for bundle, source in drives
         ]
 
     def pool_jobs(self, absent: dict[Path, tuple[Bundle, ClusterConfig]], encoded_s: dict[str, float]) -> list[PoolJob]:

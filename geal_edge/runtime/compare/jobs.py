@@ -61,6 +61,8 @@ def run_jobs(
                         continue
                     yield futures[future], result
         except BrokenProcessPool as error:
+            if stop():  # a process that had not begun to ignore the terminal's Ctrl-C
+                return
             raise UsageError(
                 f"one of {processes} processes was ended from outside, as a machine short of memory does. "
                 "The same command goes on; give it fewer --jobs."

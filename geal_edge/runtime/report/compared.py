@@ -106,6 +106,9 @@ def _curves(comparison: Comparison) -> str:
         "all, which farthest-first selection is made for; the mean is about what is usual. Bands are 10th to 90th percentile of "
         "several draws. A step to the right is a larger budget, each twice as large one as far."
     )
+    if len(comparison.budgets) < 2:
+        lede = "One budget makes no curve: its numbers are in the tables."
+        return f"{page.begin_section('curves', 'What a budget covers', lede)}</section>"
     told = page.begin_section("curves", "What a budget covers", lede)
     for measure, words in MEASURES.items():
         lines = _lines(comparison, measure)
