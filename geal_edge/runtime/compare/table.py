@@ -151,8 +151,10 @@ def in_what(comparison: Comparison) -> str:
     """What was measured, and where."""
     counted = sum(len(frame.clusters.rows) for frame in comparison.pool.frames)
     sources, lost = len(comparison.sources), sum(comparison.pool.lost.values())
+    aside = f" ({lost:,} lost)" if lost else ""
+    aside += f", {len(comparison.held_out):,} more held out" if comparison.held_out else ""
     return (
-        f"{_frames(len(comparison.pool.frames))} of {sources} source{'s' * (sources != 1)}{f' ({lost:,} lost)' if lost else ''}, "
+        f"{_frames(len(comparison.pool.frames))} of {sources} source{'s' * (sources != 1)}{aside}, "
         f"one pool in capture order. Chord (0 to 2) from each of their {counted:,} knowledge clusters to the nearest one of a "
         f"selected frame; all strategies in {comparison.feature_space}, attention_ratio {RECIPE.attention_ratio:g}, "
         f"{RECIPE.clusters_per_frame} clusters a frame."
@@ -210,6 +212,7 @@ def as_dict(comparison: Comparison) -> dict[str, Any]:
         "sources": [{"name": s.name, "spec": s.spec, "kind": s.kind, "fps": s.fps} for s in comparison.sources],
         "frames": {
             "judged": len(comparison.pool.frames),
+            "held_out": len(comparison.held_out),
             "lost": sum(comparison.pool.lost.values()),
             "clusters": sum(len(frame.clusters.rows) for frame in comparison.pool.frames),
         },
