@@ -13,7 +13,7 @@ from geal_edge.errors import BundleError, Interrupted, SourceClash, SpoolDamaged
 from geal_edge.export.exporter import ExportOptions, export_bundle
 from geal_edge.models.bundle import feature_space
 from geal_edge.runtime.compare.cells import aligned
-from geal_edge.runtime.compare.comparison import compare
+from geal_edge.runtime.compare.comparison import compare, label_table
 from geal_edge.runtime.compare.cover import covers
 from geal_edge.runtime.compare.found import found
 from geal_edge.runtime.compare.jobs import run_jobs
@@ -480,3 +480,64 @@ def test_a_name_that_is_markup_stays_text(compared, tmp_path):
     assert HOSTILE not in text
     assert text.count("<script>") == 1
     assert page.open == []
+
+
+# -- where labels exist ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def labelled(tiny_bundle, tmp_path_factory):
+    """(comparison of 40 frames of which 10 are held out, their labels in a folder)."""
+    folder = tmp_path_factory.mktemp("labelled")
+    (folder / "labels").mkdir()
+    for i in range(40):
+        (folder / "labels" / f"drawn-1#{i}.txt").write_text(f"{i % 3} 0.5 0.5 0.2 0.2\n" * (i % 2 + 1))
+    (folder / "labels" / "classes.txt").write_text("car\nbus\ntram\n")
+    more = {"strategies": ("geal", "uniform"), "hold_out": True}
+    return comparison_of(tiny_bundle, folder / "out", sources=("drawn:1:40",), **more), folder / "labels"
+
+
+def test_what_is_held_out_for_probes_is_neither_chosen_nor_measured(labelled):
+    comparison, _ = labelled
+    ids = {frame.id for frame in comparison.pool.frames}
+    assert len(ids) == 30
+    assert len(comparison.held_out) == 10
+    assert not ids & {frame.id for frame in comparison.held_out}
+    assert "30 frames of 1 source, 10 more held out" in in_what(comparison)
+    rows = [frame.clusters.rows for frame in comparison.pool.frames]
+    for choice in comparison.choices():
+        assert max(choice.order) < 30
+    geal = comparison.compared[0].draws[0]
+    (cover,) = covers(np.concatenate(rows), offsets_of(rows), geal.orders[3], [3])
+    assert geal.covers[3] == cover
+
+
+def test_labels_are_counted_and_probed_for_every_strategy_and_shown_on_the_page(labelled, tmp_path):
+    pytest.importorskip("sklearn")
+    comparison, labels = labelled
+    table = label_table(comparison, labels, watch=Silent())
+    assert (table.labelled, table.held_out) == (30, 10)
+    results = table.as_dict()["results"]
+    assert set(results) == {"geal", "uniform"}
+    uniform = comparison.compared[1].draws[0].orders[6]
+    instances = sum(comparison.pool.frames[i].frame_index % 2 + 1 for i in uniform)
+    assert results["uniform"]["6"]["instances"]["median"] == instances
+    assert 0.0 <= results["geal"]["3"]["logistic"]["median"] <= 1.0
+    write_comparison(comparison, tmp_path / "page.html", labels=table)
+    page = Page((tmp_path / "page.html").read_text())
+    assert "labels" in page.ids
+    assert "#labels" in page.links
+    assert "Probe: logistic regression, on frames held out" in page.texts
+    assert page.open == []
+
+
+def test_without_one_folder_of_features_nothing_is_held_out_and_labels_are_counted_alone(
+    tiny_bundle, labelled, tmp_path
+):
+    _, labels = labelled
+    comparison = comparison_of(
+        tiny_bundle, tmp_path, sources=("drawn:1:8", "drawn:2:8"), strategies=("uniform",), hold_out=True
+    )
+    assert comparison.held_out == ()
+    table = label_table(comparison, labels, watch=Silent())
+    assert "logistic" not in table.as_dict()["results"]["uniform"]["3"]
