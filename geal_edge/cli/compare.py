@@ -23,6 +23,7 @@ from geal_edge.errors import Interrupted, UsageError
 from geal_edge.runtime.compare.comparison import Comparison, label_table
 from geal_edge.runtime.compare.comparison import compare as compare_sources
 from geal_edge.runtime.compare.labels.table import LabelTable
+from geal_edge.runtime.compare.strategies import STRATEGIES
 from geal_edge.runtime.compare.table import as_dict, in_what, sentences, tables
 from geal_edge.runtime.report.compared import write_comparison
 
@@ -44,8 +45,7 @@ def compare(
         str | None,
         typer.Option(
             metavar="A,B",
-            help="geal, stream-paced, stream-round-end, stream-immediate, uniform, every-nth, random, probability, mean, "
-            "coreset-cosine, coreset-euclidean, A1, A2, A3, A4, facility-location, density. Default: all.",
+            help=f"{', '.join(STRATEGIES)}. Default: all.",
         ),
     ] = None,
     sweep: Annotated[
@@ -127,7 +127,9 @@ def compare(
         )
         if labels is not None and not comparison.held_out:
             watch.warn("no probes: they read stored features from one folder. Name one SOURCE, or --features.")
-        found = None if labels is None else label_table(comparison, labels, class_list=class_list, watch=watch)
+        found = None
+        if labels is not None and not comparison.cut:
+            found = label_table(comparison, labels, class_list=class_list, watch=watch)
         if report is not None:
             write_comparison(comparison, report, labels=found, watch=watch)
         if json_:

@@ -81,7 +81,7 @@ def write_comparison(
 
 def _top(comparison: Comparison, *, labelled: bool, found_any: bool) -> str:
     links = {"curves": "Curves", "tables": "Tables"}
-    links |= ({"labels": "Labels"} if labelled else {}) | ({"found": "Found, missed"} if found_any else {})
+    links |= ({"labels": "Labels"} if labelled else {}) | ({"found": "Found"} if found_any else {})
     navigation = "".join(f'<a href="#{to}">{words}</a>' for to, words in (links | {"sources": "Sources"}).items())
     told = list(sentences(comparison))
     cut = '<p class="warning"><strong>Stopped early.</strong> Only what was worked out by then is here.</p>'
