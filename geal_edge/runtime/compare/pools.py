@@ -104,7 +104,9 @@ def store_features(job: FeaturesJob, stop: Stop) -> float:
         LateEncoder(Encoder(bundle, OrtCpu(bundle.graph, threads=job.threads))) as encoder,
         Features(job.folder, bundle.manifest, writable=True) as features,
     ):
-        read_pool([source], encoder=encoder, features=features, watch=Silent(), stop=stop)
+        stored = features.sources.get(source.name)
+        if stored is None or not stored.finished:
+            read_pool([source], encoder=encoder, features=features, watch=Silent(), stop=stop)
     return time.perf_counter() - began
 
 
