@@ -140,6 +140,43 @@ def test_report_writes_a_page_from_a_spool_and_from_picks(cli, spool, tiny_bundl
         assert page.read_text().startswith("<!")
 
 
+def test_compare_tells_people_and_machines_what_a_budget_buys_and_takes_from_disk_what_is_there(
+    cli, tiny_bundle, tmp_path
+):
+    words = (
+        "compare", "drawn:1:12", "-b", tiny_bundle.path, "--budgets", "2,4", "--strategies", "geal,uniform",
+        "-o", tmp_path / "out", "--jobs", 1,
+    )  # fmt: skip
+    code, out, error = cli(*words, "--report", tmp_path / "page.html")
+    assert code == 0, error
+    assert "cover radius, by frames selected" in out
+    assert "With geal, 2 frames cover everything seen" in out
+    assert "UNTRAINED" in error
+    assert (tmp_path / "page.html").read_text().startswith("<!")
+    assert "what it found stored had taken" in cli(*words)[1]
+    code, out, _ = cli(*words, "--json", "--sweep", "clusters_per_frame=3")
+    assert code == 0
+    assert [line["name"] for line in json.loads(out)["strategies"]] == ["geal", "uniform", "geal clusters_per_frame=3"]
+    for more in (("--budgets", "few"), ("--strategies", "best"), ("--sweep", "tau=1"), ("--report", tmp_path)):
+        code, _, error = cli(*words, *more)
+        assert (code, more[0] in error or str(more[1]) in error) == (2, True)
+
+
+def test_ctrl_c_shows_what_was_compared_so_far_and_the_command_goes_on(tiny_bundle, tmp_path):
+    words = ("compare", "drawn:1:30", "-b", tiny_bundle.path, "--budgets", "5,20", "-o", tmp_path / "out")
+    process = start(*words, "--jobs", 2)
+    wait_for(lambda: (tmp_path / "out" / "cells").is_dir() and any((tmp_path / "out" / "cells").glob("*.json")), 120)
+    process.send_signal(signal.SIGINT)
+    out, error = process.communicate(timeout=60)
+    assert process.returncode == 130, error
+    assert "cover radius" in out
+    assert "goes on from" in error
+    again = start(*words, "--jobs", 1, "--strategies", "uniform")
+    out, error = again.communicate(timeout=120)
+    assert again.returncode == 0, error
+    assert "not done" not in out
+
+
 def test_quiet_prints_nothing_but_errors(cli, tiny_bundle, tmp_path):
     assert cli("run", DRIVE, "-b", tiny_bundle.path, "-s", tmp_path / "s", "--budget", 5, "-q") == (0, "", "")
 

@@ -20,8 +20,10 @@ from geal_edge.cli.common import (
     untrained_note,
 )
 from geal_edge.errors import Interrupted, UsageError
-from geal_edge.runtime.compare.comparison import Comparison
+from geal_edge.runtime.compare.comparison import Comparison, label_table
 from geal_edge.runtime.compare.comparison import compare as compare_sources
+from geal_edge.runtime.compare.labels.table import LabelTable
+from geal_edge.runtime.compare.strategies import STRATEGIES
 from geal_edge.runtime.compare.table import as_dict, in_what, sentences, tables
 from geal_edge.runtime.report.compared import write_comparison
 
@@ -43,8 +45,7 @@ def compare(
         str | None,
         typer.Option(
             metavar="A,B",
-            help="geal, stream-paced, stream-round-end, stream-immediate, uniform, every-nth, random, probability, mean, "
-            "coreset-cosine, coreset-euclidean, A1, A2, A3, A4, facility-location, density. Default: all.",
+            help=f"{', '.join(STRATEGIES)}. Default: all.",
         ),
     ] = None,
     sweep: Annotated[
@@ -71,6 +72,18 @@ def compare(
             help="Folder for all that is worked out; the same command goes on from there.",
         ),
     ] = Path("comparison"),
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="Also what is found of these labels: masks, VOC XML, COCO JSON, YOLO. With one SOURCE, or --features, probes "
+            "are trained on what is selected, and tested on a quarter of the frames, which is held out of all else.",
+        ),
+    ] = None,
+    class_list: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Names (and colours) of the labels' classes, where none lie beside them."),
+    ] = None,
     report: Annotated[
         Path | None,
         typer.Option(
@@ -89,9 +102,10 @@ def compare(
 
     Other settings, and the bundle before this one: `geal-edge compare drives/*.mp4 --fps 5 --bundle new
     --strategies geal --sweep attention_ratio=0.3,0.5,0.7 --sweep bundle=old,new`
+
+    Where labels exist: `geal-edge compare frames/ --bundle bundle --budgets 20,50 --labels masks/`
     """
     cpus = len(os.sched_getaffinity(0))
-    processes = jobs or cpus
     if report is not None:
         require_writable_place(report)
     opened = open_sources(sources or [], name=None, fps=fps)
@@ -105,17 +119,24 @@ def compare(
             sweeps=sweep or (),
             features=features,
             out=out,
-            processes=processes,
-            threads=max(1, cpus // processes),
+            hold_out=labels is not None,
+            processes=jobs or cpus,
+            threads=cpus,
             watch=watch,
             stop=stop,
         )
+        if labels is not None and not comparison.held_out:
+            watch.warn("no probes: they read stored features from one folder. Name one SOURCE, or --features.")
+        found = None
+        if labels is not None and not comparison.cut:
+            found = label_table(comparison, labels, class_list=class_list, watch=watch)
         if report is not None:
-            write_comparison(comparison, report, watch=watch)
+            write_comparison(comparison, report, labels=found, watch=watch)
         if json_:
-            print(json.dumps(as_dict(comparison), indent=1, ensure_ascii=False))
+            told = as_dict(comparison) | ({} if found is None else {"labels": found.as_dict()})
+            print(json.dumps(told, indent=1, ensure_ascii=False))
         else:
-            _say(comparison, watch)
+            _say(comparison, found, watch)
         untrained_note(comparison.untrained, watch)
         if comparison.cut:
             raise Interrupted(f"Stopped: this is what was worked out so far. The same command goes on from {out}.")
@@ -133,13 +154,15 @@ def numbers(option: str, text: str) -> list[int]:
         raise UsageError(f"{option} {text}: must be whole numbers with commas between them, as 20,50,100") from error
 
 
-def _say(comparison: Comparison, watch: Terminal) -> None:
+def _say(comparison: Comparison, labels: LabelTable | None, watch: Terminal) -> None:
     watch.say(in_what(comparison))
     for line in tables(comparison):
         watch.say(line)
     watch.say()
     for sentence in sentences(comparison):
         watch.say(sentence)
+    if labels is not None:
+        watch.say(f"\n{labels.text()}")
     stored = ""
     if comparison.stored_s:
         times = comparison.stored_s / comparison.run_s

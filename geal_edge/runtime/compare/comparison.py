@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -15,6 +16,9 @@ from geal_edge.runtime.compare.cells import Answer, Cell, read_answer, work_out
 from geal_edge.runtime.compare.choice import Choice
 from geal_edge.runtime.compare.cover import Cover
 from geal_edge.runtime.compare.jobs import run_jobs
+from geal_edge.runtime.compare.labels import evaluate
+from geal_edge.runtime.compare.labels.probes import hold_out as hold_out_stretches
+from geal_edge.runtime.compare.labels.table import LabelTable
 from geal_edge.runtime.compare.pools import (
     ComparedSource,
     FeaturesJob,
@@ -24,12 +28,14 @@ from geal_edge.runtime.compare.pools import (
     read_stored_pool,
     store_features,
     store_pool,
+    write_pool,
 )
 from geal_edge.runtime.compare.strategies import RECIPE, STRATEGIES, Strategy, named
 from geal_edge.runtime.compare.sweep import Variant, variants
 from geal_edge.runtime.features import Features
 from geal_edge.runtime.observer import Observer
 from geal_edge.runtime.pool import Pool, require_names_apart
+from geal_edge.runtime.poolframe import PoolFrame
 from geal_edge.runtime.sources import Source
 from geal_edge.runtime.stopping import Stop
 
@@ -65,7 +71,9 @@ class Comparison:
     """What every strategy covers at every budget.
 
     bundle         path and digest of the first bundle, in whose clusters under `RECIPE` all covers are measured
-    pool           all frames of all sources, one pool: a day's
+    pool           all frames of all sources, one pool: a day's; without those held out
+    held_out       frames that nothing was chosen from, for probes
+    features       the folder that holds the features of all of them; None where they lie in several
     compared       those strategies of which something is worked out
     cut            stopped before all was
     stored_s       seconds of work that was found stored, over all processes
@@ -79,20 +87,28 @@ class Comparison:
     untrained: bool
     sources: tuple[ComparedSource, ...]
     pool: Pool
+    held_out: tuple[PoolFrame, ...]
+    features: Path | None
     budgets: tuple[int, ...]
     compared: tuple[Compared, ...]
     cut: bool
     stored_s: float
     run_s: float
 
-    def choices(self, budget: int) -> list[Choice]:
-        """What every strategy selects at a budget, draw by draw."""
-        return [
-            Choice(strategy=compared.name, seed=draw.seed, order=draw.orders[budget])
-            for compared in self.compared
-            for draw in compared.draws
-            if budget in draw.orders
-        ]
+    def choices(self) -> list[Choice]:
+        """What every draw selects: one choice, or one for each budget, in their order, where the selection of a smaller one is
+        not the beginning of that of a larger one. Draws of which a budget is not worked out are left out."""
+        found = []
+        for compared in self.compared:
+            for draw in compared.draws:
+                if len(draw.orders) == len(self.budgets):
+                    orders = [draw.orders[budget] for budget in self.budgets]
+                    grows = all(orders[-1][: len(order)] == order for order in orders)
+                    found += [
+                        Choice(strategy=compared.name, seed=draw.seed, order=order)
+                        for order in (orders[-1:] if grows else orders)
+                    ]
+        return found
 
 
 def compare(
@@ -104,6 +120,7 @@ def compare(
     sweeps: Sequence[str] = (),
     features: Path | None = None,
     out: Path,
+    hold_out: bool = False,
     processes: int = 1,
     threads: int = 1,
     watch: Observer,
@@ -117,7 +134,9 @@ def compare(
     features    a folder that holds the sources' features; with no sources: all that is stored there. Default: sources are
                 encoded into `out`, each once
     out         folder for what is worked out: the same call later takes from there what it can, whatever stopped this one
-    threads     of one inference in one process
+    hold_out    choose nothing from a quarter of the frames, in whole stretches, and measure no cover of them: for the probes of
+                `label_table`, where the features of all sources lie in one folder
+    threads     that may encode at once, shared by the processes that do
 
     Once `stop` is asked, what is worked out so far is the result; Interrupted is raised where that is nothing. Raises UsageError
     for a call that cannot be meant, and as `read_pool` does.
@@ -129,7 +148,7 @@ def compare(
     swept = variants(sweeps)
     first = Bundle.open(bundle)
     listed = tuple(_listed(sources, first, features))
-    place = _Place(out=out, sources=listed, features=features, first=first, threads=threads)
+    place = _Place(out=out, sources=listed, features=features, first=first, hold_out=hold_out)
     cells = list(_cells(place, _served(named(strategies), first, watch), swept, wanted))
     answers = {cell: answer for cell in cells if (answer := read_answer(cell)) is not None}
     stored_s = sum(answer.seconds for answer in answers.values())
@@ -142,22 +161,28 @@ def compare(
             watch.advance()
             yield done
 
-    measured = place.pool(first, RECIPE)
-    was_there = measured.exists()
-    needed = {measured: (first, RECIPE)} | {c.pool: place.made_of[c.pool] for c in todo}
+    whole = place.pool(first, RECIPE)
+    was_there = whole.exists()
+    needed = {whole: (first, RECIPE)} | {c.pool: place.made_of[c.pool] for c in todo}
     absent = {path: made_of for path, made_of in needed.items() if not path.exists()}
     encoded_s: dict[str, float] = {}
-    for job, seconds in worked("encoding drives", store_features, place.features_jobs(b for b, _ in absent.values())):
+    to_encode = place.features_jobs((bundle for bundle, _ in absent.values()), processes=processes, threads=threads)
+    for job, seconds in worked("encoding drives", store_features, to_encode):
         digest = job.folder.parent.name
         encoded_s[digest] = encoded_s.get(digest, 0.0) + seconds
     if not stop():
         for _ in worked("grouping", store_pool, place.pool_jobs(absent, encoded_s)):
             pass
-    if not measured.exists():
+    if not whole.exists():
         raise Interrupted(
             f"Stopped before anything was compared; the features so far are in {out}. The same command goes on from there."
         )
-    pool = read_stored_pool(measured)
+    stored = read_stored_pool(whole)
+    pool, held_out = stored.pool, tuple[PoolFrame, ...]()
+    if place.measured != whole:
+        pool, held_out = hold_out_stretches(pool)
+        if not place.measured.exists():
+            write_pool(place.measured, pool, seconds=0.0)
     if not stop():
         answers.update(worked("comparing", work_out, todo))
     if not answers:
@@ -169,13 +194,37 @@ def compare(
         grid=first.manifest.grid,
         untrained=first.manifest.untrained,
         sources=listed,
-        pool=pool.pool,
+        pool=pool,
+        held_out=held_out,
+        features=place.one_folder,
         budgets=wanted,
         compared=tuple(_compared(cells, answers, swept)),
         cut=len(answers) < len(cells),
-        stored_s=stored_s + (pool.seconds if was_there else 0.0),
+        stored_s=stored_s + (stored.seconds if was_there else 0.0),
         run_s=time.perf_counter() - began,
     )
+
+
+def label_table(comparison: Comparison, labels: Path, *, class_list: Path | None = None, watch: Observer) -> LabelTable:
+    """What every selection holds of what is labelled (labels/), and what probes learn of it where frames were held out.
+
+    Raises UsageError for labels that cannot be read or belong to no frame, MissingDependency without the extra `compare`.
+    """
+    with ExitStack() as stack:
+        features = None
+        if comparison.held_out and comparison.features is not None:
+            manifest = Bundle.open(comparison.bundle).manifest
+            features = stack.enter_context(Features(comparison.features, manifest, writable=False))
+        return evaluate(
+            comparison.pool,
+            comparison.choices(),
+            comparison.budgets,
+            labels,
+            class_list=class_list,
+            features=features,
+            held_out=comparison.held_out,
+            watch=watch,
+        )
 
 
 def _listed(sources: Sequence[Source], bundle: Bundle, features: Path | None) -> Iterator[ComparedSource]:
@@ -229,15 +278,23 @@ class _Place:
         sources: tuple[ComparedSource, ...],
         features: Path | None,
         first: Bundle,
-        threads: int,
+        hold_out: bool,
     ) -> None:
         self.out = out
         self.first = first
         self.made_of: dict[Path, tuple[Bundle, ClusterConfig]] = {}
         self._sources = sources
         self._features = features
-        self._threads = threads
         self._bundles: dict[Path, Bundle] = {}
+        whole = self.pool(first, RECIPE)
+        self.measured = whole.with_stem(f"{whole.stem}-chosen-from") if hold_out and self.one_folder else whole
+
+    @property
+    def one_folder(self) -> Path | None:
+        """Where the features of all sources lie, if that is one folder."""
+        if self._features is not None:
+            return self._features
+        return self._folder(self.first, self._sources[0]) if len(self._sources) == 1 else None
 
     def bundle(self, path: Path | None) -> Bundle:
         if path is None:
@@ -251,13 +308,14 @@ class _Place:
         self.made_of[path] = (bundle, recipe)
         return path
 
-    def features_jobs(self, bundles: Iterable[Bundle]) -> list[FeaturesJob]:
+    def features_jobs(self, bundles: Iterable[Bundle], *, processes: int, threads: int) -> list[FeaturesJob]:
         """Each source by each bundle, where the user has not stored it."""
         distinct = {bundle.digest: bundle for bundle in bundles if not self._given(bundle)}
+        drives = [(bundle, source) for bundle in distinct.values() for source in self._sources]
+        each = max(1, threads // max(1, min(processes, len(drives))))
         return [
-            FeaturesJob(bundle=bundle.path, source=source, folder=self._folder(bundle, source), threads=self._threads)
-            for bundle in distinct.values()
-            for source in self._sources
+            FeaturesJob(bundle=bundle.path, source=source, folder=self._folder(bundle, source), threads=each)
+            for bundle, source in drives
         ]
 
     def pool_jobs(self, absent: dict[Path, tuple[Bundle, ClusterConfig]], encoded_s: dict[str, float]) -> list[PoolJob]:
@@ -291,7 +349,6 @@ def _short(bundle: Bundle) -> str:
 
 def _cells(place: _Place, names: Sequence[str], swept: Sequence[Variant], budgets: tuple[int, ...]) -> Iterator[Cell]:
     """Everything to work out, the costliest kinds first, so that no process is left alone with one of them."""
-    measured = place.pool(place.first, RECIPE)
     asked: list[tuple[str, Strategy, Path]] = []
     for name in names:
         strategy = STRATEGIES[name]
@@ -310,7 +367,7 @@ def _cells(place: _Place, names: Sequence[str], swept: Sequence[Variant], budget
                         "seed": seed,
                         "budgets": each,
                         "pool": pool.stem,
-                        "measured": measured.stem,
+                        "measured": place.measured.stem,
                     }
                 )
                 yield Cell(
@@ -319,7 +376,7 @@ def _cells(place: _Place, names: Sequence[str], swept: Sequence[Variant], budget
                     seed=seed,
                     budgets=each,
                     pool=pool,
-                    measured=measured,
+                    measured=place.measured,
                     place=place.out / "cells" / f"{key}.json",
                 )
 

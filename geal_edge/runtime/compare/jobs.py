@@ -28,6 +28,8 @@ def run_jobs(
     Once `stop` is asked the jobs in hand are told, no other one begins, and the iterator ends: ask `stop` whether it was so.
     An error of a job ends all others.
     """
+    if stop():
+        return
     if processes == 1 or len(jobs) < 2:
         for job in jobs:
             if stop():
@@ -59,6 +61,8 @@ def run_jobs(
                         continue
                     yield futures[future], result
         except BrokenProcessPool as error:
+            if stop():  # a process that had not begun to ignore the terminal's Ctrl-C
+                return
             raise UsageError(
                 f"one of {processes} processes was ended from outside, as a machine short of memory does. "
                 "The same command goes on; give it fewer --jobs."
@@ -94,4 +98,6 @@ def _begin(told: Event) -> None:
 
 
 def _work(work: Callable[[Job, Stop], Result], job: Job) -> Result:
+    _stop()
+    _stop.heed()  # the job was handed over before the others were told
     return work(job, _stop)

@@ -104,7 +104,9 @@ def store_features(job: FeaturesJob, stop: Stop) -> float:
         LateEncoder(Encoder(bundle, OrtCpu(bundle.graph, threads=job.threads))) as encoder,
         Features(job.folder, bundle.manifest, writable=True) as features,
     ):
-        read_pool([source], encoder=encoder, features=features, watch=Silent(), stop=stop)
+        stored = features.sources.get(source.name)
+        if stored is None or not stored.finished:
+            read_pool([source], encoder=encoder, features=features, watch=Silent(), stop=stop)
     return time.perf_counter() - began
 
 
@@ -185,7 +187,7 @@ class StoredPool:
 def read_stored_pool(path: Path) -> StoredPool:
     """What `write_pool` wrote; the last two are remembered. Raises SpoolDamaged where it cannot be read."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
         facts = json.loads(arrays["facts"].tobytes())
         offsets, embedding = arrays["offsets"].tolist(), arrays.get("embedding")

@@ -37,12 +37,16 @@ def leading(comparison: Comparison) -> Compared:
 
 
 def sentences(comparison: Comparison) -> Iterator[str]:
-    """What the numbers say: what a budget buys and the next one would, who is best, and what the first image matters."""
+    """What the numbers say: what a budget buys and the next one would, who is best, what nothing clever does, and what the first
+    image matters."""
     if bought := _bought(comparison):
         yield bought
     for budget in comparison.budgets:
         if verdict := _verdict(comparison, budget):
             yield verdict
+    for compared in plain(comparison):
+        if compared.name in (leading(comparison).name, "stream-paced") and (against := _against(comparison, compared)):
+            yield against
     if moved := _first_image(comparison):
         yield moved
 
@@ -82,6 +86,25 @@ def _verdict(comparison: Comparison, budget: int) -> str:
         )
         parts.append(where)
     return f"At {_frames(budget)}, {'; '.join(parts)}."
+
+
+def _against(comparison: Comparison, compared: Compared) -> str:
+    """Beside doing nothing clever."""
+    uniform = next((each for each in comparison.compared if each.name == "uniform"), compared)
+    changes: dict[Measure, list[str]] = {"radius": [], "mean": []}
+    told = []
+    for budget in comparison.budgets:
+        if uniform is not compared and uniform.covers(budget) and compared.covers(budget):
+            told.append(f"{budget:,}")
+            for measure, found in changes.items():
+                ours, theirs = (spread(values(each, budget, measure)).median for each in (compared, uniform))
+                found.append(f"{100 * (ours / theirs - 1):+.0f} %" if theirs > 0.0 else "the same")
+    if not told:
+        return ""
+    return (
+        f"{compared.name} beside sampling evenly in time: cover radius {', '.join(changes['radius'])}, mean cover "
+        f"{', '.join(changes['mean'])} at {', '.join(told)} frames."
+    )
 
 
 def _first_image(comparison: Comparison) -> str:
@@ -128,8 +151,10 @@ def in_what(comparison: Comparison) -> str:
     """What was measured, and where."""
     counted = sum(len(frame.clusters.rows) for frame in comparison.pool.frames)
     sources, lost = len(comparison.sources), sum(comparison.pool.lost.values())
+    aside = f" ({lost:,} lost)" if lost else ""
+    aside += f", {len(comparison.held_out):,} more held out" if comparison.held_out else ""
     return (
-        f"{_frames(len(comparison.pool.frames))} of {sources} source{'s' * (sources != 1)}{f' ({lost:,} lost)' if lost else ''}, "
+        f"{_frames(len(comparison.pool.frames))} of {sources} source{'s' * (sources != 1)}{aside}, "
         f"one pool in capture order. Chord (0 to 2) from each of their {counted:,} knowledge clusters to the nearest one of a "
         f"selected frame; all strategies in {comparison.feature_space}, attention_ratio {RECIPE.attention_ratio:g}, "
         f"{RECIPE.clusters_per_frame} clusters a frame."
@@ -187,6 +212,7 @@ def as_dict(comparison: Comparison) -> dict[str, Any]:
         "sources": [{"name": s.name, "spec": s.spec, "kind": s.kind, "fps": s.fps} for s in comparison.sources],
         "frames": {
             "judged": len(comparison.pool.frames),
+            "held_out": len(comparison.held_out),
             "lost": sum(comparison.pool.lost.values()),
             "clusters": sum(len(frame.clusters.rows) for frame in comparison.pool.frames),
         },

@@ -12,6 +12,7 @@ import geal_edge
 from geal_edge.runtime.compare.comparison import Comparison
 from geal_edge.runtime.compare.cover import Spread
 from geal_edge.runtime.compare.found import Found, found
+from geal_edge.runtime.compare.labels.table import LabelTable
 from geal_edge.runtime.compare.table import (
     MEASURES,
     SAME,
@@ -28,10 +29,13 @@ from geal_edge.runtime.report import chart, page, replacing, require_a_file
 from geal_edge.runtime.report.data import ShownFrame, heat_of
 from geal_edge.runtime.report.pictures import WIDTH, Picture, Pictures, pictures_again, require_pillow
 
+HEADLINE = "What a budget buys"
 STYLED = ("geal", "stream-paced", "facility-location", "uniform", "random", "coreset-cosine", "density")
 """Strategies whose curves have a style of their own, `line0` to `line6`; the others are drawn thin."""
 RIVALS = ("uniform", "random", "coreset-cosine", "stream-paced")
 """What the leading strategy is shown against, frame by frame."""
+MANY = 10.0
+"""From here on a value is a count, which has no decimals."""
 SHOWN = 6
 """Frames that one found and another missed, each way."""
 
@@ -45,8 +49,12 @@ class Pair:
     frames: tuple[ShownFrame, ...]
 
 
-def write_comparison(comparison: Comparison, out: Path, *, watch: Observer | None = None) -> None:
+def write_comparison(
+    comparison: Comparison, out: Path, *, labels: LabelTable | None = None, watch: Observer | None = None
+) -> None:
     """Write the page to `out`, complete or not at all. A frame whose picture is gone gets a card that says so.
+
+    labels  what was found of what is labelled, if that is known
 
     Raises MissingDependency without Pillow, UsageError or StorageError where `out` cannot be written.
     """
@@ -57,35 +65,34 @@ def write_comparison(comparison: Comparison, out: Path, *, watch: Observer | Non
     pairs = list(_pairs(comparison, budget))
     shown = [frame for pair in pairs for frame in pair.frames]
     pictures = pictures_again(shown, comparison.sources, WIDTH, watch)
-    before, after = page.around(headline(comparison))
+    before, after = page.around(f"{HEADLINE}: {len(comparison.pool.frames):,} frames")
     with replacing(out) as file:
         file.write(before)
-        file.write(_top(comparison, bool(pairs)))
+        file.write(_top(comparison, labelled=labels is not None, found_any=bool(pairs)))
         file.write(_curves(comparison))
         file.write(_tables(comparison))
+        if labels is not None:
+            file.write(_labels(comparison, labels))
         file.writelines(_found(pairs, pictures, budget))
         file.write(_sources(comparison))
         file.write(page.end(f"geal-edge {geal_edge.__version__}"))
         file.write(after)
 
 
-def headline(comparison: Comparison) -> str:
-    return f"What {len(comparison.pool.frames):,} frames come down to"
-
-
-def _top(comparison: Comparison, found_any: bool) -> str:
-    links = {"curves": "Curves", "tables": "Tables"} | ({"found": "Found, missed"} if found_any else {})
+def _top(comparison: Comparison, *, labelled: bool, found_any: bool) -> str:
+    links = {"curves": "Curves", "tables": "Tables"}
+    links |= ({"labels": "Labels"} if labelled else {}) | ({"found": "Found"} if found_any else {})
     navigation = "".join(f'<a href="#{to}">{words}</a>' for to, words in (links | {"sources": "Sources"}).items())
     told = list(sentences(comparison))
     cut = '<p class="warning"><strong>Stopped early.</strong> Only what was worked out by then is here.</p>'
     return (
         f'<a class="skip" href="#curves">To the curves</a>'
-        f'<div class="bar"><div><strong aria-hidden="true">{headline(comparison)}</strong>'
+        f'<div class="bar"><div><strong aria-hidden="true">{HEADLINE}</strong>'
         f'{page.over_switch() if found_any else ""}<nav aria-label="On this page">{navigation}</nav></div></div>'
         f'<main><header class="top">'
         + (f'<p class="warning">{page.UNTRAINED}</p>' if comparison.untrained else "")
         + (cut if comparison.cut else "")
-        + f'<h1>{headline(comparison)}</h1><p class="dek">{escape(in_what(comparison))}</p>'
+        + f'<h1>{HEADLINE}</h1><p class="dek">{escape(in_what(comparison))}</p>'
         + "".join(f'<div class="promise"><p>{escape(sentence)}</p></div>' for sentence in told[:1])
         + page.bullets(told[1:], "notes")
         + page.made(
@@ -109,6 +116,9 @@ def _curves(comparison: Comparison) -> str:
         "all, which farthest-first selection is made for; the mean is about what is usual. Bands are 10th to 90th percentile of "
         "several draws. A step to the right is a larger budget, each twice as large one as far."
     )
+    if len(comparison.budgets) < 2:
+        lede = "One budget makes no curve: its numbers are in the tables."
+        return f"{page.begin_section('curves', 'What a budget covers', lede)}</section>"
     told = page.begin_section("curves", "What a budget covers", lede)
     for measure, words in MEASURES.items():
         lines = _lines(comparison, measure)
@@ -130,12 +140,14 @@ def _lines(comparison: Comparison, measure: Measure) -> list[chart.Line]:
 def _tables(comparison: Comparison) -> str:
     lede = "Smaller is better; the smallest of each budget is marked. Below a median of draws, their 10th and 90th percentile."
     told = page.begin_section("tables", "Side by side", lede)
-    heads = ("strategy", *(page.frames_of(budget) for budget in comparison.budgets), "what it is")
+    heads = ("strategy", *(page.frames_of(budget) for budget in comparison.budgets))
     numbers = range(1, len(comparison.budgets) + 1)
     for measure, words in MEASURES.items():
-        rows = list(_rows(comparison, measure))
-        told += f"<h3>{words[0].upper()}{words[1:]}</h3>" + page.as_table(words, heads, rows, numbers=numbers)
-    return told + "</section>"
+        table = page.as_table(words, heads, _rows(comparison, measure), numbers=numbers)
+        told += f"<h3>{words[0].upper()}{words[1:]}</h3>{table}"
+    named = [(page.as_text(compared.name), escape(compared.words)) for compared in plain(comparison)]
+    table = page.as_table("The strategies", ("strategy", "what it is"), named, numbers=())
+    return f"{told}<h3>The strategies</h3>{table}</section>"
 
 
 def _rows(comparison: Comparison, measure: Measure) -> Iterator[Sequence[str]]:
@@ -145,15 +157,54 @@ def _rows(comparison: Comparison, measure: Measure) -> Iterator[Sequence[str]]:
     }
     for compared in comparison.compared:
         cells = (_cell(spread_of(compared, budget, measure), best[budget]) for budget in comparison.budgets)
-        yield page.as_text(compared.name), *cells, escape(compared.words)
+        yield page.as_text(compared.name), *cells
 
 
 def _cell(spread: Spread | None, best: float) -> str:
+    """A median, marked where it is the best one, over its 10th and 90th percentile."""
     if spread is None:
         return "not done"
-    median = f"{spread.median:.3f}"
-    marked = f"<b>{median}</b>" if spread.median <= best + SAME else median
-    return marked if spread.p10 == spread.p90 else f"{marked}<small>{spread.p10:.3f} to {spread.p90:.3f}</small>"
+    form = "{:,.0f}" if spread.p90 > MANY else "{:.3f}"
+    median, low, high = (form.format(value) for value in (spread.median, spread.p10, spread.p90))
+    marked = f"<b>{median}</b>" if abs(spread.median - best) <= SAME else median
+    return marked if low == high else f"{marked}<small>{low} to {high}</small>"
+
+
+LABEL_COLUMNS = {
+    "rare_area": "Share of the rarest classes' pixels found",
+    "rare_instances": "Share of the rarest classes' instances found",
+    "instances": "Instances",
+    "knn": "Probe: nearest neighbours, on frames held out",
+    "logistic": "Probe: logistic regression, on frames held out",
+}
+"""What is told of the labels, of what there is."""
+
+
+def _labels(comparison: Comparison, labels: LabelTable) -> str:
+    """A table for each thing measured by labels, as those of covers; here larger is better."""
+    rare = escape(", ".join(labels.rare))
+    lede = (
+        f"{labels.labelled:,} of {page.frames_of(labels.frames)} are labelled; the rarest classes: {rare}. "
+        "Larger is better; the largest of each budget is marked."
+    )
+    told = page.begin_section("labels", "What the labels say", lede)
+    results = labels.as_dict()["results"]
+    heads = ("strategy", *(page.frames_of(budget) for budget in comparison.budgets))
+    budgets = [str(budget) for budget in comparison.budgets]
+    for column, words in LABEL_COLUMNS.items():
+        by_name = {
+            name: {budget: Spread(**columns[column]) for budget, columns in by_budget.items() if column in columns}
+            for name, by_budget in results.items()
+        }
+        best = {b: max((s[b].median for s in by_name.values() if b in s), default=0.0) for b in budgets}
+        rows = [
+            (page.as_text(name), *(_cell(spreads.get(b), best[b]) for b in budgets))
+            for name, spreads in by_name.items()
+        ]
+        if any(by_name.values()):
+            table = page.as_table(words, heads, rows, numbers=range(1, len(budgets) + 1))
+            told += f"<h3>{escape(words)}</h3>{table}"
+    return told + "</section>"
 
 
 # -- what one found and another missed ---------------------------------------------------------------------------------
