@@ -11,7 +11,8 @@ engines on vehicles take no loop whose end depends on a value; a step that moves
 end is the same. Tokens are rounded to float16 first, as on the host; then everything is float32 in every precision of the
 graph, where the host has float64: so a tie to seven digits may fall the other way.
 
-Patches whose attention is exactly that of the one which reaches the ratio all stay; the host leaves those of higher index.
+Of patches with equal attention, as float16 makes them, the one of lower index counts as the more attended; an engine whose
+TopK orders equals otherwise may let another one of them stay.
 """
 
 import numpy as np
@@ -24,6 +25,8 @@ from geal_edge.export.nodes import Nodes
 
 BEYOND = 2.0
 """Above every cosine and every attention: what is never the least."""
+LEAST_RATIO = 1e-5
+"""Below it the sum's own rounding would decide whether even the most attended patch stays; no patch of a frame carries less."""
 TINY = 1e-30
 """Keeps 0 / 0 out of rows that have no member; a token's squared length is beyond it by far."""
 
@@ -82,16 +85,20 @@ def _distilled(g: Nodes, attention_ratio: float, patches: int) -> str:
         g.constant("clusters.patches", [patches], np.int64),
         outputs=ordered,
     )
-    last_axis = g.constant("clusters.last_axis", 2, np.int64)
     # Summed from the least attended on: what a patch and those behind it carry is above 1 - ratio exactly where those before
     # it fall short of the ratio, and the small numbers do not get lost in a sum that is nearly 1.
+    last_axis, last_axes = (
+        g.constant("clusters.last_axis", 2, np.int64),
+        g.constant("clusters.last_axes", [2], np.int64),
+    )
     behind = g.node("CumSum", "clusters.attention.behind", ordered[0], last_axis, reverse=1)
-    rest = g.constant("clusters.rest", 1.0 - attention_ratio)
-    fell_short = g.node("Greater", "clusters.attention.short", behind, rest)
-    beyond = g.constant("clusters.beyond", BEYOND)
-    carried = g.node("Where", "clusters.attention.carried", fell_short, ordered[0], beyond)
-    least = g.node("ReduceMin", "clusters.attention.least", carried, axes=[2], keepdims=1)
-    return g.node("GreaterOrEqual", "clusters.present", attention, least)
+    total = g.node("ReduceSum", "clusters.attention.total", attention, last_axes, keepdims=1)
+    share = g.constant("clusters.rest", 1.0 - max(attention_ratio, LEAST_RATIO))
+    fell_short = g.node("Greater", "clusters.stays", behind, g.node("Mul", "clusters.attention.rest", total, share))
+    stays = g.node("Cast", "clusters.stays.float", fell_short, to=TensorProto.FLOAT)
+    # Back into patch order: every place of `attention` is written over.
+    stays = g.node("ScatterElements", "clusters.stays.patches", attention, ordered[1], stays, axis=2)
+    return g.node("Greater", "clusters.present", stays, g.constant("clusters.half", 0.5))
 
 
 def _tokens(g: Nodes) -> str:
