@@ -3,6 +3,8 @@
     source -> Frame -> encoder -> (patch_features, cls_attention) -> distill -> knowledge clusters
            -> selector.score -> Decision -> spool.append -> selector.learn
 
+A graph exported with `--output clusters` distills and groups by itself: frame in, clusters out.
+
 What is judged as one is a unit (units.py): a frame by itself, or all cameras of one instant.
 
 Scoring changes nothing, and nothing is learned before it is safe on disk. So the process may die at any line: the next one
@@ -112,6 +114,8 @@ def clusters_of_image(image: Image, encoder: AnyEncoder) -> KnowledgeClusters:
     """The same of a picture that has lost its frame."""
     recipe = encoder.bundle.manifest.clusters
     encoded = encoder(image)
+    if encoded.clusters is not None:  # the graph has gone this far already
+        return encoded.clusters
     distilled = distill(
         encoded.patch_features,
         encoded.cls_attention,

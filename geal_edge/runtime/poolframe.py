@@ -83,14 +83,22 @@ def _grouped(
         )
         clusters = KnowledgeClusters(rows=unit_rows(vectors), patch_cluster=patch_cluster)
         return clusters, lambda: vectors.astype(np.float32)
-    distilled = distill(
-        encoded.patch_features,
-        encoded.cls_attention,
-        attention_ratio=recipe.attention_ratio,
-        ratio_rule=recipe.ratio_rule,
-    )
-    clusters = knowledge_clusters(distilled, recipe)
-    return clusters, lambda: raw_rows(distilled.tokens, clusters.patch_cluster[distilled.patches].astype(np.intp))
+    if encoded.clusters is not None and encoded.recipe == recipe:
+        clusters = encoded.clusters
+    else:
+        distilled = distill(
+            encoded.patch_features,
+            encoded.cls_attention,
+            attention_ratio=recipe.attention_ratio,
+            ratio_rule=recipe.ratio_rule,
+        )
+        clusters = knowledge_clusters(distilled, recipe)
+    return clusters, lambda: _centres(encoded.patch_features, clusters.patch_cluster)
+
+
+def _centres(tokens: npt.NDArray[np.float16], patch_cluster: npt.NDArray[np.int16]) -> RawRows:
+    present = patch_cluster >= 0
+    return raw_rows(tokens[present], patch_cluster[present].astype(np.intp))
 
 
 def raw_rows(tokens: npt.NDArray[np.floating], labels: IntArray) -> RawRows:
