@@ -27,7 +27,7 @@ from geal_edge.runtime.verify import verify
 from tests.fakes import frame
 from tests.tiny import tiny_weights
 
-DRIVE = "drawn:1:40"
+DRIVE = "drawn:1:24"
 OPTIONS = ExportOptions(width=160, height=160, clusters=True)
 
 
@@ -200,13 +200,14 @@ def test_every_precision_goes_with_clusters_and_is_measured_with_them(tmp_path, 
 def test_clusters_that_select_worse_than_the_hosts_are_not_written(tmp_path, monkeypatch):
     monkeypatch.setitem(COVER_TOLERANCE, "fp32", -0.5)
     with pytest.raises(ParityError, match="select worse than the host's"):
-        export(tiny_weights(), tmp_path / "b", OPTIONS, watch=Silent())
+        export(tiny_weights(), tmp_path / "b", OPTIONS, check=open_source("drawn:0:6"), watch=Silent())
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_preset_that_no_graph_has_is_refused_before_anything_is_encoded(tmp_path):
+def test_a_preset_that_no_graph_has_is_refused_by_name(tmp_path):
+    options = replace(OPTIONS, preset="freesel")
     with pytest.raises(UsageError, match="kmeans_metric is 'euclidean'"):
-        export(tiny_weights(), tmp_path / "b", replace(OPTIONS, preset="freesel"), watch=Silent())
+        export(tiny_weights(), tmp_path / "b", options, check=open_source("drawn:0:2"), watch=Silent())
 
 
 def test_a_fixed_batch_groups_each_of_its_frames(tmp_path, encoder):
