@@ -8,8 +8,9 @@ from typer.testing import CliRunner
 
 from geal_edge.cli.app import app
 from geal_edge.config import ClusterConfig, SelectionConfig
-from geal_edge.errors import BackendError, FrameError, ParityError, UsageError
+from geal_edge.errors import BackendError, ParityError, UsageError
 from geal_edge.export.exporter import ExportOptions, export
+from geal_edge.export.framerows import own_rows
 from geal_edge.models.bundle import Bundle
 from geal_edge.runtime import pipeline, pool
 from geal_edge.runtime.backends.ort import OrtCpu
@@ -146,8 +147,26 @@ def _nan(answer):
     answer["clusters"][0, 0, 0] = np.nan
 
 
-def _too_many(answer):
+def _nothing_seen(answer):
+    answer["patch_features"][:] = 0.0
+
+
+def _nothing_attended(answer):
+    answer["cls_attention"][:] = 0.0
+
+
+def _none(answer):
+    answer["cluster_count"][1] = 0
+    answer["patch_cluster"][1] = -1
+
+
+def _one_unnamed(answer):
     answer["cluster_count"][1] += 1
+
+
+def _too_many(answer):
+    answer["cluster_count"][1] = 26
+    answer["patch_cluster"][1, :26] = np.arange(26)
 
 
 @pytest.mark.parametrize(
@@ -157,6 +176,10 @@ def _too_many(answer):
         (_merged, "cluster_spread"),
         (_least_attended, "patch_cluster"),
         (_nan, "clusters"),
+        (_nothing_seen, "clusters"),
+        (_nothing_attended, "clusters"),
+        (_none, "clusters"),
+        (_one_unnamed, "clusters"),
         (_too_many, "clusters"),
     ],
 )
@@ -168,7 +191,7 @@ def test_clusters_that_are_not_the_hosts_are_found_by_what_is_wrong_with_them(an
     assert fails in [output.name for output in report.outputs if not output.passed]
 
 
-@pytest.mark.parametrize("change", [_nan, _too_many])
+@pytest.mark.parametrize("change", [_nan, _none, _one_unnamed, _too_many])
 def test_an_answer_that_no_cluster_can_be_is_not_believed(answered, change):
     _, answer, _ = answered
     change(answer)
@@ -177,11 +200,13 @@ def test_an_answer_that_no_cluster_can_be_is_not_believed(answered, change):
         graph_clusters({name: values[frame_of] for name, values in answer.items()})
 
 
-def test_a_cluster_of_length_zero_is_the_frames_fault_as_on_the_host(answered):
-    _, answer, _ = answered
-    answer["clusters"][0, 0] = 0.0
-    with pytest.raises(FrameError, match="length zero"):
-        graph_clusters({name: values[0] for name, values in answer.items()})
+@pytest.mark.parametrize("name", ["clusters", "patch_features"])
+def test_what_has_no_direction_is_left_to_the_host_who_says_so_of_the_frame(answered, name):
+    _, answer, recipe = answered
+    one = {each: values[0] for each, values in answer.items()}
+    one[name][: len(one[name]) if name == "patch_features" else 1] = 0.0
+    assert graph_clusters(one) is None
+    assert (own_rows(one, recipe) is None) is (name == "patch_features")
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8", "int8-dynamic"])

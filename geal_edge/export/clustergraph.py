@@ -64,9 +64,9 @@ def with_clusters(model: onnx.ModelProto, recipe: ClusterConfig) -> onnx.ModelPr
 
 
 def _require_expressible(recipe: ClusterConfig) -> None:
-    wanted = ClusterConfig()
+    written = ClusterConfig()  # what stands below is the default of each
     for name in ("ratio_rule", "kmeans_metric", "kmeans_start", "downsampling"):
-        asked, possible = getattr(recipe, name), getattr(wanted, name)
+        asked, possible = getattr(recipe, name), getattr(written, name)
         if asked != possible:
             raise UsageError(
                 f"--output clusters: {name} is {asked!r}, and in a graph there is {possible!r} alone. Leave --output out: "
@@ -78,19 +78,12 @@ def _distilled(g: Nodes, attention_ratio: float, patches: int) -> str:
     """Which patches stay: (N, 1, P) bool. Paper section 3.2, Eq. 2, by the rule `reach`."""
     attention = g.reshape("clusters.attention", "cls_attention", 0, 1, patches)
     ordered = ("clusters.attention.ordered", "clusters.attention.order")
-    g.node(
-        "TopK",
-        "clusters.attention.topk",
-        attention,
-        g.constant("clusters.patches", [patches], np.int64),
-        outputs=ordered,
-    )
+    every = g.constant("clusters.patches", [patches], np.int64)
+    g.node("TopK", "clusters.attention.topk", attention, every, outputs=ordered)
     # Summed from the least attended on: what a patch and those behind it carry is above 1 - ratio exactly where those before
     # it fall short of the ratio, and the small numbers do not get lost in a sum that is nearly 1.
-    last_axis, last_axes = (
-        g.constant("clusters.last_axis", 2, np.int64),
-        g.constant("clusters.last_axes", [2], np.int64),
-    )
+    last_axis = g.constant("clusters.last_axis", 2, np.int64)
+    last_axes = g.constant("clusters.last_axes", [2], np.int64)
     behind = g.node("CumSum", "clusters.attention.behind", ordered[0], last_axis, reverse=1)
     total = g.node("ReduceSum", "clusters.attention.total", attention, last_axes, keepdims=1)
     share = g.constant("clusters.rest", 1.0 - max(attention_ratio, LEAST_RATIO))
@@ -113,13 +106,12 @@ def _grouped(g: Nodes, tokens: str, present: str, recipe: ClusterConfig, patches
     Patches that were distilled away are assigned too; they were in no mean.
     """
     k = recipe.clusters_per_frame
-    weight = g.reshape(
-        "clusters.weight", g.node("Cast", "clusters.present.float", present, to=TensorProto.FLOAT), 0, patches, 1
-    )
+    weight = g.node("Cast", "clusters.present.float", present, to=TensorProto.FLOAT)
+    weight = g.reshape("clusters.weight", weight, 0, patches, 1)
     staying = g.node("Mul", "clusters.tokens.staying", tokens, weight)  # (N, P, D)
     points, _ = _unit(g, "clusters.points", tokens)
     points_t = g.node("Transpose", "clusters.points.transposed", points, perm=[0, 2, 1])  # (N, D, P)
-    directions = _farthest_first(g, points, points_t, present, k, patches)  # (N, K, D)
+    directions = _farthest_first(g, points, points_t, present, k)  # (N, K, D)
     member = _assigned(g, "clusters.step.0", directions, points_t, k)
     for step in range(1, recipe.kmeans_steps):
         at = f"clusters.step.{step}"
@@ -139,7 +131,7 @@ def _assigned(g: Nodes, at: str, directions: str, points_t: str, k: int) -> str:
     return g.node("OneHot", f"{at}.member", nearest, depth, values, axis=1)
 
 
-def _farthest_first(g: Nodes, points: str, points_t: str, present: str, k: int, patches: int) -> str:
+def _farthest_first(g: Nodes, points: str, points_t: str, present: str, k: int) -> str:
     """K starts: the most attended patch, then each time the one farthest from all chosen (N, K, D).
 
     Where all that is left are copies of chosen ones, copies start again. The first of equals gains the members, or all of

@@ -36,10 +36,8 @@ def own_rows(answer: Answer, recipe: ClusterConfig) -> Rows | None:
     if CLUSTER_OUTPUTS[0] not in answer:
         return host_rows(answer, recipe)
     _require_finite(answer)
-    try:
-        return graph_clusters(answer).rows
-    except FrameError:
-        return None
+    clusters = graph_clusters(answer)
+    return host_rows(answer, recipe) if clusters is None else clusters.rows
 
 
 def judged_parity(pairs: Iterable[tuple[Rows | None, Rows | None]], *, tolerance: float) -> SelectionParity:

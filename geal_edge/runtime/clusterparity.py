@@ -41,7 +41,7 @@ def compare_all(
     patch_cluster   share of the CLS attention on patches that the one distills away and the other does not
     cluster_spread  mean 1-cos of tokens to their clusters, over the host's, minus 1; 0 where it is smaller
 
-    All are infinite where an answer holds what no cluster can be.
+    All are infinite where an answer holds what no cluster can be, or that nothing can be grouped by.
     """
     report = compare(reference, answer, tolerances)
     if CLUSTER_OUTPUTS[0] not in answer:
@@ -69,9 +69,11 @@ def _errors(
     """One frame's: features (P, D), attention (P,), rows (K, D), count (), patch_cluster (P,)."""
     with np.errstate(over="ignore"):
         tokens = features.astype(np.float16).astype(np.float64)  # as the encoder rounds, and the graph
+    named = np.unique(patch_cluster[patch_cluster != -1]).tolist()
+    whole = 1 <= int(count) <= len(rows) and named == list(range(int(count)))
     rows = rows[: int(count)]
-    whole = np.array_equal(np.unique(patch_cluster[patch_cluster >= 0]), np.arange(int(count)))
-    if not (whole and all(np.isfinite(values).all() for values in (tokens, attention, rows))):
+    finite = all(np.isfinite(values).all() for values in (tokens, attention, rows))
+    if not (whole and finite and tokens.any(axis=1).all() and attention.min() >= 0 and attention.any()):
         return math.inf, math.inf, math.inf
     ratio, rule = recipe.attention_ratio, recipe.ratio_rule
     weight = attention.astype(np.float64)

@@ -26,7 +26,8 @@ class Encoded:
     patch_features  fp16 (P, D), row-major patches: rounded as stored features are, so that both give the same clusters
     cls_attention   fp32 (P,), >= 0, sums to 1
     cls_embedding   fp32 (D,), what the model says of the whole frame; None where the bundle was exported without it
-    clusters        the graph's own, by `recipe`; both None where the graph ends at the tokens
+    clusters        the graph's own, by `recipe`; None where the host is to group: the graph ends at the tokens, or found
+                    something without direction
     """
 
     patch_features: npt.NDArray[np.float16]
@@ -80,11 +81,7 @@ class Encoder:
         self.backend.__exit__(kind, error, trace)
 
     def __call__(self, image: Image) -> Encoded:
-        """Encode one frame, uint8 (H, W, 3) RGB of any size.
-
-        Raises BackendError for an answer that cannot be meant, and FrameError where the graph itself groups and found a
-        cluster that has no direction.
-        """
+        """Encode one frame, uint8 (H, W, 3) RGB of any size. Raises BackendError for an answer that cannot be meant."""
         manifest = self.bundle.manifest
         answer = self.answer(resize(image, manifest.width, manifest.height, manifest.resize))
         return Encoded(
@@ -150,20 +147,26 @@ def _embedding(answer: Arrays) -> npt.NDArray[np.float32] | None:
     return embedding
 
 
-def graph_clusters(answer: Arrays) -> KnowledgeClusters:
+def graph_clusters(answer: Arrays) -> KnowledgeClusters | None:
     """What a graph with clusters answers to one frame: clusters (K, D), cluster_count (), patch_cluster (P,).
 
+    None where a token or a cluster has length zero, and so no direction: the host, which groups then, says it of the frame.
     Rows are made unit length once more, in float64, and rounded as the host's are. Raises BackendError for what no cluster
-    can be, FrameError (`degenerate`) for one of length zero.
+    can be.
+
+    >>> answer = {"patch_features": np.eye(3), "clusters": np.array([[0.6, 0.8, 0.0], [9.0, 9.0, 9.0]])}
+    >>> grouped = graph_clusters({**answer, "cluster_count": np.array(1), "patch_cluster": np.array([0, 0, -1])})
+    >>> grouped.rows.shape, grouped.patches_of(0)
+    ((1, 3), [0, 1])
     """
     rows, count, patch_cluster = (answer[name] for name in CLUSTER_OUTPUTS)
-    rows = rows[: int(count)].astype(np.float64)
-    if sorted({*patch_cluster.tolist()} - {-1}) != list(range(int(count))):
+    named = np.unique(patch_cluster[patch_cluster != -1]).tolist()
+    if not 1 <= int(count) <= len(rows) or named != list(range(int(count))):
         raise BackendError(f"patch_cluster does not name {count} clusters in turn: this engine cannot be trusted.")
-    lengths = np.linalg.norm(rows, axis=1)
-    if not (abs(lengths - 1.0) < UNIT_TOLERANCE)[
-        lengths != 0.0
-    ].all():  # length 0 is the frame's fault: unit_rows says so
+    rows = rows[: int(count)].astype(np.float64)
+    if not (rows.any(axis=1).all() and answer["patch_features"][patch_cluster >= 0].any(axis=1).all()):
+        return None
+    if not (abs(np.linalg.norm(rows, axis=1) - 1.0) < UNIT_TOLERANCE).all():
         raise BackendError(
             "clusters holds NaN, infinity or rows that are not of length 1: this engine cannot be trusted."
         )
