@@ -18,7 +18,7 @@ help:
 	@echo "make lint                 format, lint and types, changing nothing"
 	@echo "make format               put the code into form and sort the imports"
 	@echo "make oracle               compare with torch (Python 3.11; downloads torch)"
-	@echo "make test-rtx             build an engine of every precision with TensorRT-RTX, which needs no GPU; OpenVINO (Python 3.11)"
+	@echo "make test-rtx             build an engine of every precision with TensorRT-RTX, which needs no GPU; OpenVINO, C++ example (Python 3.11)"
 	@echo "make test-numpy1          the tests on Python 3.10 with numpy 1.26"
 	@echo "make test-py313           the tests on Python 3.13"
 	@echo "make test-drives          minutes on recorded drives, where sample data lies beside the checkout: kills, budgets"
@@ -58,7 +58,7 @@ oracle:
 test-rtx:
 	@python=$$(sh scripts/find-python.sh 3.11) || { echo "geal-edge: skipped the engines of TensorRT-RTX"; exit 0; }; \
 	PYTHON="$$python" sh scripts/setup-venv.sh .venv-rtx requirements/test.txt rtx,openvino && \
-	.venv-rtx/bin/python -m pytest tests/test_rtx.py tests/test_engine.py tests/test_backends.py tests/test_verify.py tests/test_watched.py
+	.venv-rtx/bin/python -m pytest tests/test_rtx.py tests/test_engine.py tests/test_backends.py tests/test_verify.py tests/test_watched.py tests/slow/test_cpp_example.py
 
 test-numpy1:
 	@python=$$(sh scripts/find-python.sh 3.10) || { echo "geal-edge: skipped the tests with numpy 1.26"; exit 0; }; \

@@ -7,7 +7,9 @@ TensorRT-RTX installed. No engine is run here: that needs a GPU.
 import onnx
 import pytest
 
+from geal_edge.config import ClusterConfig
 from geal_edge.export.answers import answer_each
+from geal_edge.export.clustergraph import with_clusters
 from geal_edge.export.graph import build_graph, serialize
 from geal_edge.export.lint import lint
 from geal_edge.export.lowering import layers_of, lowered_model
@@ -36,6 +38,13 @@ def test_tensorrt_rtx_builds_every_precision_but_int8_dynamic(geometry, precisio
     stored = sum(tensor.size for tensor in weights.tensors.values())
     if geometry != "tiny":  # the weights are in the plan, in the precision that the graph says
         assert plan.nbytes / stored == pytest.approx({"fp32": 4, "fp16": 2, "int8": 1.3}[precision], rel=0.3)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_tensorrt_rtx_builds_the_graph_that_ends_at_the_clusters(precision):
+    plan, faults = build(with_clusters(graph_in(tiny_weights(), 64, precision), ClusterConfig()), 64)
+    assert faults == []
+    assert plan is not None
 
 
 def test_tensorrt_rtx_refuses_int8_dynamic():

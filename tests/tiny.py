@@ -50,6 +50,11 @@ def random_frames(count: int, width: int, height: int, seed: int = 0) -> npt.NDA
 
 def run_onnx(model: onnx.ModelProto, image: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float32]]:
     """What ONNX Runtime answers on the CPU, output name -> array."""
+    return run_feeds(model, {"image": image})
+
+
+def run_feeds(model: onnx.ModelProto, feeds: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+    """The same of a graph with other inputs."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when onnxruntime is imported
     import onnxruntime
 
@@ -60,4 +65,4 @@ def run_onnx(model: onnx.ModelProto, image: npt.NDArray[np.uint8]) -> dict[str, 
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session: Any = onnxruntime.InferenceSession(serialize(model), options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, {"image": image}), strict=True))
+    return dict(zip(names, session.run(names, feeds), strict=True))

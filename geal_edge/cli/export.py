@@ -35,6 +35,12 @@ def export(
     ] = None,
     size: Annotated[str, typer.Option(help=f"Input size, WIDTHxHEIGHT in pixels, or {', '.join(SIZES)}.")] = "voc",
     batch: Annotated[int | None, typer.Option(min=1, help="Fixed batch size. Default: any.")] = None,
+    output: Annotated[
+        Literal["features", "clusters"],
+        typer.Option(
+            help="Where the graph ends: at the tokens, or at the knowledge clusters (docs/clusters-in-the-graph.md)."
+        ),
+    ] = "features",
     no_cls: Annotated[bool, typer.Option("--no-cls", help="Leave out the `cls_embedding` output.")] = False,
     tap: Annotated[
         Literal["norm", "raw"],
@@ -95,6 +101,8 @@ def export(
 
     For a CPU: `geal-edge export --precision int8-dynamic --calibrate drive.mp4 --sensitivity --out bundle-int8`
 
+    For an engine with no Python behind it: `geal-edge export --output clusters --out bundle-clusters`
+
     Without a way out: `geal-edge export --weights dino_deitsmall16_pretrain.pth --size 448x224 --out bundle`
     """
     exporter, _ = machinery()
@@ -106,6 +114,7 @@ def export(
         height=height,
         batch=batch,
         cls_embedding=not no_cls,
+        clusters=output == "clusters",
         tap=tap,
         resize=resize,
         mean=parse_triple("--mean", mean, model.mean if model else IMAGENET_MEAN),
@@ -130,7 +139,8 @@ def export(
                 watch.say(f"{lowered.sensitivity}\n")
             stays = ", ".join(lowered.sensitivity.stays_fp32) or "nothing"
             watch.say(f"{precision}, calibrated on {lowered.origin} ({lowered.frames} frames); stays fp32: {stays}")
-            watch.say(_indented(str(lowered.selection)))
+        if exported.selection is not None:
+            watch.say(_indented(str(exported.selection)))
         watch.say(f"checked against float64 on {parity.frames} frames:\n{_indented(str(parity))}")
         watch.say(f"bundle {out} ({bundle.digest[:19]}, feature space {bundle.manifest.feature_space})")
         untrained_note(loaded.untrained, watch)

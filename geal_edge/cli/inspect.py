@@ -11,7 +11,7 @@ from geal_edge.cli.common import Json
 from geal_edge.cli.memory import memory_lines
 from geal_edge.cli.status import status_lines
 from geal_edge.errors import UsageError
-from geal_edge.models.bundle import MANIFEST_FILE, Bundle
+from geal_edge.models.bundle import MANIFEST_FILE, Bundle, output_dtype
 from geal_edge.runtime.features import HEAD, read_head
 from geal_edge.runtime.memoryfile import is_memory, memory_json, read_memory
 from geal_edge.runtime.pool import read_picks
@@ -68,13 +68,13 @@ def bundle_lines(bundle: Bundle) -> Iterator[str]:
     yield f"  input          image: uint8 [{m.batch or 'N'}, {m.height}, {m.width}, 3] RGB, {m.width} wide x {m.height} high"
     yield f"  resize         {m.resize}, aspect not kept; mean {m.mean} std {m.std} are applied in the graph"
     for name, shape in m.outputs.items():
-        yield f"  output         {name}: float32 [{', '.join(map(str, shape))}]"
+        yield f"  output         {name}: {output_dtype(name)} [{', '.join(map(str, shape))}]"
     yield f"  patches        {m.grid[0]} rows x {m.grid[1]} columns, row by row; tap {m.tap!r}"
     yield f"  graph          {bundle.graph.name}, opset {m.opset}, {m.precision} inside, {size / 1e6:.1f} MB"
     c = m.clusters
     yield (
         f"  preset         {m.preset}: attention ratio {c.attention_ratio:g} ({c.ratio_rule}), "
-        f"{c.clusters_per_frame} clusters per frame, {c.kmeans_metric}"
+        f"{c.clusters_per_frame} clusters per frame, {c.kmeans_metric}{', made in the graph' if m.clusters_in_graph else ''}"
     )
     checked = ", ".join(f"{name} {_error(report)}" for name, report in m.parity["outputs"].items())
     yield f"  checked        {m.parity['frames']} {m.reference_origin} frames against float64: largest error {checked}"

@@ -10,22 +10,35 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 
 import geal_edge
 from geal_edge.config import IMAGENET_MEAN, IMAGENET_STD, PRESETS, Precision, ResizeFilter
 from geal_edge.errors import BundleError, ParityError, SourceError, UsageError
 from geal_edge.export.answers import answers
+from geal_edge.export.clustergraph import with_clusters
 from geal_edge.export.graph import OPSET, build_graph, serialize
 from geal_edge.export.lint import lint
-from geal_edge.export.lowering import Lowered, lower
+from geal_edge.export.lowering import Lowered, graph_parity, lower
 from geal_edge.export.parity import reference_forward
-from geal_edge.models.bundle import GRAPH_FILE, MANIFEST_FILE, REFERENCE_FILE, Bundle, Manifest, digest, manifest_bytes
+from geal_edge.models.bundle import (
+    CLUSTER_OUTPUTS,
+    GRAPH_FILE,
+    MANIFEST_FILE,
+    REFERENCE_FILE,
+    Bundle,
+    Manifest,
+    digest,
+    manifest_bytes,
+)
 from geal_edge.models.preprocess import resize
 from geal_edge.models.vit import Geometry, Weights
 from geal_edge.runtime import durable
+from geal_edge.runtime.clusterparity import compare_all
 from geal_edge.runtime.frame import Frame
 from geal_edge.runtime.observer import Observer
-from geal_edge.runtime.parity import ParityReport, compare, tolerances
+from geal_edge.runtime.parity import ParityReport, tolerances
+from geal_edge.runtime.selection_parity import SelectionParity
 from geal_edge.runtime.sources import Source
 from geal_edge.runtime.sources.drawn import DrawnDrive
 from geal_edge.runtime.spread import POOL_FRAMES, spread_frames
@@ -43,6 +56,7 @@ class ExportOptions:
     width, height  input size in pixels, multiples of the patch size
     batch          fixed batch size, or None for any
     cls_embedding  with that output (for the global Core-Set baseline)
+    clusters       with distillation and K-Means in the graph, and their outputs (export/clustergraph.py)
     tap            "norm": patch features after the final LayerNorm (the authors' code), "raw": before it
     precision      of the graph's inside (export/precision.py)
     max_loss       what lowering may cost (export/lowering.py); None = the precision's own limit
@@ -52,6 +66,7 @@ class ExportOptions:
     height: int = 224
     batch: int | None = None
     cls_embedding: bool = True
+    clusters: bool = False
     tap: Literal["norm", "raw"] = "norm"
     resize: ResizeFilter = "pil_bicubic"
     mean: Triple = IMAGENET_MEAN
@@ -71,11 +86,16 @@ def export_bundle(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exported:
-    """A bundle that was written, and how it was checked; `lowered` is None for fp32."""
+    """A bundle that was written, and how it was checked.
+
+    lowered    None for fp32
+    selection  how its clusters select beside the host's of the fp32 graph; None for fp32 that ends at the tokens
+    """
 
     bundle: Bundle
     parity: ParityReport
     lowered: Lowered | None
+    selection: SelectionParity | None
 
 
 def export(
@@ -89,7 +109,8 @@ def export(
 ) -> Exported:
     """Build the graph, let ONNX Runtime answer the reference frames, and write the bundle if the answers hold.
 
-    check      where the reference frames come from; None = drawn ones
+    check      where the reference frames come from, and what clusters of an fp32 graph must select from as well as the
+               host's do; None = drawn ones
     calibrate  where a lower precision takes its ranges, and must select as well as fp32 does; needed for all but fp32
 
     Raises ParityError where the graph computes something else than the weights say, or selects worse than its precision
@@ -111,16 +132,20 @@ def export(
         cls_embedding=options.cls_embedding,
         tap=options.tap,
     )
+    recipe = PRESETS[options.preset]
+    if options.clusters:
+        model = with_clusters(model, recipe)
+        require_taken(model)
     expected = _expected(weights, frames, options, watch)
-    parity = compare(
-        expected, answers(serialize(model), frames, options.batch), tolerances("fp32", options.tap, expected)
+    parity = compare_all(
+        expected, answers(serialize(model), frames, options.batch), tolerances("fp32", options.tap, expected), recipe
     )
     if not parity.passed:
         raise ParityError(
             f"the exported graph does not compute what the weights say, so no bundle was written:\n{parity}\n"
             "Please report this with the checkpoint's origin and the size."
         )
-    lowered = None
+    lowered, selection = None, None
     if calibrate is not None:
         lowered = lower(
             model,
@@ -129,21 +154,33 @@ def export(
             origin=calibrate.name,
             depth=weights.geometry.depth,
             batch=options.batch,
-            recipe=PRESETS[options.preset],
+            recipe=recipe,
             max_loss=options.max_loss,
             watch=watch,
         )
-        model = lowered.model
-        parity = compare(
+        model, selection = lowered.model, lowered.selection
+        parity = compare_all(
             expected,
             answers(serialize(model), frames, options.batch),
             tolerances(options.precision, options.tap, expected),
+            recipe,
         )
         require_sound(lowered, parity, options.precision)
+    elif options.clusters:
+        pool = spread_frames(check or _drawn(), POOL_FRAMES, lambda image: _resized(image, options))
+        selection = graph_parity(model, pool, batch=options.batch, recipe=recipe, watch=watch)
+        if not selection.passed:
+            raise ParityError(
+                f"the clusters of the graph select worse than the host's, so no bundle was written:\n{selection}\n"
+                "Name a longer --check SOURCE, or leave --output out: the host groups the tokens."
+            )
     graph = serialize(model)
     npz = _npz({"image": frames, **expected})
-    manifest = _manifest(weights, options, graph, npz, origin, expected, parity, lowered)
-    return Exported(bundle=_write(out, graph, npz, manifest), parity=parity, lowered=lowered)
+    report = parity.as_dict() if lowered is None else {**parity.as_dict(), **lowered.as_dict()}
+    if lowered is None and selection is not None:
+        report["selection"] = {**selection.as_dict(), "origin": origin}
+    manifest = _manifest(weights, options, graph, npz, origin, expected, report)
+    return Exported(bundle=_write(out, graph, npz, manifest), parity=parity, lowered=lowered, selection=selection)
 
 
 def require_calibration(options: ExportOptions, calibrate: Source | None) -> None:
@@ -165,8 +202,13 @@ def require_sound(lowered: Lowered, parity: ParityReport, precision: Precision) 
             f"{precision} changes too much, so no bundle was written:\n"
             f"{lowered.sensitivity}\n{parity}\n{lowered.selection}\n{lowered.advice()}"
         )
-    faults = [] if precision == "int8-dynamic" else lint(lowered.model)
-    if faults:
+    if precision != "int8-dynamic":
+        require_taken(lowered.model)
+
+
+def require_taken(model: onnx.ModelProto) -> None:
+    """Raise ParityError where the operator rules of TensorRT refuse a graph."""
+    if faults := lint(model):
         raise ParityError("TensorRT would refuse this graph, so no bundle was written:\n" + "\n".join(faults))
 
 
@@ -200,7 +242,7 @@ def reference_frames(check: Source | None, options: ExportOptions) -> tuple[npt.
 
     Raises SourceError where the source has no usable frame.
     """
-    source: Source = check if check is not None else DrawnDrive(0, DRAWN_FRAMES)
+    source = check or _drawn()
     wanted = REFERENCE_FRAMES
     stride = max(1, (source.frame_count or wanted) // wanted)
     frames = []
@@ -215,6 +257,10 @@ def reference_frames(check: Source | None, options: ExportOptions) -> tuple[npt.
     if not frames:
         raise SourceError(f"{source.spec}: no usable frame to check the export with. Give another --check SOURCE.")
     return np.stack(frames), source.name if check is not None else "drawn"
+
+
+def _drawn() -> Source:
+    return DrawnDrive(0, DRAWN_FRAMES)
 
 
 def require_free_place(out: Path) -> None:
@@ -237,9 +283,13 @@ def _manifest(
     npz: bytes,
     origin: str,
     expected: dict[str, npt.NDArray[Any]],
-    parity: ParityReport,
-    lowered: Lowered | None,
+    parity: dict[str, Any],
 ) -> Manifest:
+    outputs: dict[str, tuple[int, ...]] = {name: values.shape[1:] for name, values in expected.items()}
+    if options.clusters:
+        patches, dim = outputs["patch_features"]
+        shapes = ((PRESETS[options.preset].clusters_per_frame, dim), (), (patches,))
+        outputs |= dict(zip(CLUSTER_OUTPUTS, shapes, strict=True))
     return Manifest(
         producer=f"geal-edge {geal_edge.__version__}",
         model=_model(weights.geometry),
@@ -251,7 +301,7 @@ def _manifest(
         mean=options.mean,
         std=options.std,
         tap=options.tap,
-        outputs={name: (options.batch or "N", *values.shape[1:]) for name, values in expected.items()},
+        outputs={name: (options.batch or "N", *shape) for name, shape in outputs.items()},
         precision=options.precision,
         opset=OPSET,
         preset=options.preset,
@@ -259,7 +309,7 @@ def _manifest(
         graph_digest=digest(graph),
         reference_digest=digest(npz),
         reference_origin=origin,
-        parity=parity.as_dict() if lowered is None else {**parity.as_dict(), **lowered.as_dict()},
+        parity=parity,
     )
 
 

@@ -15,16 +15,15 @@ Initialisers have their DINO names; matrices are transposed, as MatMul wants the
 q, k and v. A node and the value that it puts out have one name: `blocks.3.attn.qkv`.
 """
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from geal_edge import __version__
 from geal_edge.errors import UsageError
+from geal_edge.export.nodes import Nodes
 from geal_edge.models.posembed import interpolate_pos_embed
 from geal_edge.models.vit import HEAD_DIM, LAYER_NORM_EPS, Weights
 
@@ -105,34 +104,22 @@ def serialize(model: onnx.ModelProto) -> bytes:
     return data
 
 
-class _Builder:
-    """Nodes and initialisers in the order in which they are asked for, and the numbers that every part needs."""
+class _Builder(Nodes):
+    """The nodes, the checkpoint's tensors, and the numbers that every part needs."""
 
     def __init__(self, weights: Weights, rows: int, cols: int) -> None:
+        super().__init__()
         self.geometry = weights.geometry
         self.rows, self.cols = rows, cols
         self.patches, self.tokens = rows * cols, rows * cols + 1
         self.dim, self.heads = weights.geometry.embed_dim, weights.geometry.heads
         self.weights = dict(weights.tensors)
-        self.nodes: list[onnx.NodeProto] = []
-        self.initializers: dict[str, onnx.TensorProto] = {}
 
     def cut_qkv(self, at: str) -> None:
         """q, k and v of one block as tensors of their own."""
         for part in ("weight", "bias"):
             q, k, v = np.split(self.weights.pop(f"{at}.qkv.{part}"), 3)
             self.weights |= {f"{at}.q.{part}": q, f"{at}.k.{part}": k, f"{at}.v.{part}": v}
-
-    def node(self, op: str, name: str, *inputs: str, outputs: Sequence[str] = (), **attributes: Any) -> str:
-        """Append a node; its output has its name, or `outputs` where it has several."""
-        self.nodes.append(helper.make_node(op, inputs, outputs or [name], name, **attributes))
-        return name
-
-    def constant(self, name: str, value: npt.ArrayLike, dtype: npt.DTypeLike = np.float32) -> str:
-        """An initialiser, stored once however often it is used: a name stands for one value."""
-        if name not in self.initializers:
-            self.initializers[name] = numpy_helper.from_array(np.array(value, dtype, order="C"), name)
-        return name
 
     def tensor(self, name: str) -> str:
         """One of the checkpoint's tensors, as it is."""
@@ -141,10 +128,6 @@ class _Builder:
     def matrix(self, name: str) -> str:
         """One of the checkpoint's matrices (out, in), transposed for MatMul."""
         return self.constant(name, self.weights[name].T)
-
-    def reshape(self, name: str, x: str, *shape: int) -> str:
-        """0 copies the dimension of x: the batch size never stands in the graph."""
-        return self.node("Reshape", name, x, self.constant(f"{name}.shape", shape, np.int64))
 
 
 def _embed(g: _Builder, image: str, mean: tuple[float, float, float], std: tuple[float, float, float]) -> str:

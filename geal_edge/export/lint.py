@@ -15,10 +15,10 @@ from onnx import TensorProto, numpy_helper
 from geal_edge.export.graph import OPSET
 
 OPERATORS = frozenset(
-    "Abs Add ArgMax Cast Clip Concat Conv CumSum DequantizeLinear Div Equal Erf Exp Expand Flatten Gather GatherElements Gelu "
-    "Gemm Greater GreaterOrEqual Identity LayerNormalization Less LessOrEqual Log MatMul Max Min Mul Neg Not OneHot Pad Pow "
-    "QuantizeLinear ReduceMax ReduceMean ReduceMin ReduceSum Reshape Slice Softmax Split Sqrt Squeeze Sub Tile TopK Transpose "
-    "Unsqueeze Where".split()
+    "Abs Add ArgMax ArgMin Cast Clip Concat Conv CumSum DequantizeLinear Div Equal Erf Exp Expand Flatten Gather "
+    "GatherElements GatherND Gelu Gemm Greater GreaterOrEqual Identity LayerNormalization Less LessOrEqual Log MatMul Max "
+    "Min Mul Neg Not OneHot Pad Pow QuantizeLinear ReduceMax ReduceMean ReduceMin ReduceSum Reshape ScatterElements Slice "
+    "Softmax Split Sqrt Squeeze Sub Tile TopK Transpose Unsqueeze Where".split()
 )
 
 TOPK_LIMIT = 3840

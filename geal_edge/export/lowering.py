@@ -10,27 +10,28 @@ the statistics in float32 whatever the graph says, so no loss would show there w
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 
 from geal_edge.config import ClusterConfig, Precision
-from geal_edge.errors import FrameError, ParityError, SourceError
+from geal_edge.errors import SourceError
 from geal_edge.export.answers import answer_each, answers
+from geal_edge.export.framerows import Answer, host_rows, judged_parity, own_rows
 from geal_edge.export.graph import serialize
 from geal_edge.export.layers import role_of
 from geal_edge.export.precision import Ranges, has_weights, to_fp16, to_int8, to_int8_dynamic, with_ranges
-from geal_edge.runtime.clusters import Rows, knowledge_clusters
-from geal_edge.runtime.distill import distill
 from geal_edge.runtime.kcenter import draw_first, k_center_greedy, offsets_of
 from geal_edge.runtime.observer import Observer
-from geal_edge.runtime.selection_parity import COVER_TOLERANCE, SelectionParity, selection_parity
+from geal_edge.runtime.selection_parity import COVER_TOLERANCE, SelectionParity
 from geal_edge.runtime.spread import Frames
 from geal_edge.runtime.threads import one_blas_thread
+
+T = TypeVar("T")
 
 CALIBRATION_FRAMES = 256
 """Frames from which ranges are taken: those that our own selection picks from the pool."""
@@ -139,7 +140,8 @@ def lower(
 
     calibrate  (n, H, W, 3) uint8 at the input size: frames of the user's (`spread_frames`)
     depth      blocks of the ViT
-    recipe     from tokens to knowledge clusters, for both selections
+    recipe     from tokens to knowledge clusters, for both selections: the float32 graph's are grouped by the host, the
+               other's by itself where it can
     max_loss   limit of the lowered layers' losses; None = the precision's own
 
     The judgement is the caller's. Raises SourceError where too few frames could be judged, ParityError where a weight is
@@ -147,7 +149,7 @@ def lower(
     """
     graph = serialize(model)
     watch.begin("selecting calibration frames", len(calibrate))
-    exact = _clusters(graph, calibrate, batch, recipe, watch)
+    exact = _rows(host_rows, graph, calibrate, batch, recipe, watch)
     judged = [i for i, rows in enumerate(exact) if rows is not None]
     if len(judged) < 2:
         raise SourceError(
@@ -166,10 +168,26 @@ def lower(
     lowered = lowered_model(model, precision, names, ranges)
 
     watch.begin("selecting with it", len(calibrate))
-    found = _clusters(serialize(lowered), calibrate, batch, recipe, watch)
-    both = [(a, b) for a, b in zip(exact, found, strict=True) if a is not None and b is not None]
-    parity = selection_parity([a for a, _ in both], [b for _, b in both], tolerance=COVER_TOLERANCE[precision])
-    return Lowered(model=lowered, sensitivity=sensitivity, selection=parity, origin=origin, frames=len(both))
+    found = _rows(own_rows, serialize(lowered), calibrate, batch, recipe, watch)
+    parity = judged_parity(zip(exact, found, strict=True), tolerance=COVER_TOLERANCE[precision])
+    return Lowered(model=lowered, sensitivity=sensitivity, selection=parity, origin=origin, frames=parity.frames)
+
+
+def graph_parity(
+    model: onnx.ModelProto, frames: Frames, *, batch: int | None, recipe: ClusterConfig, watch: Observer
+) -> SelectionParity:
+    """How the clusters that a float32 graph makes select, beside those that the host makes of the same answers."""
+    watch.begin("selecting with the graph's clusters", len(frames))
+    graph = serialize(model)
+    pairs = _rows(
+        lambda answer, recipe: (host_rows(answer, recipe), own_rows(answer, recipe)),
+        graph,
+        frames,
+        batch,
+        recipe,
+        watch,
+    )
+    return judged_parity(pairs, tolerance=COVER_TOLERANCE["fp32"])
 
 
 def lowered_model(model: onnx.ModelProto, precision: Precision, names: set[str], ranges: Ranges) -> onnx.ModelProto:
@@ -267,29 +285,18 @@ def _ranges(
     return largest
 
 
-def _clusters(
-    graph: bytes, frames: Frames, batch: int | None, recipe: ClusterConfig, watch: Observer
-) -> list[Rows | None]:
-    """Every frame's knowledge clusters, as the encoder and `select` make them; None where nothing could be judged."""
-    found: list[Rows | None] = []
+def _rows(
+    of: Callable[[Answer, ClusterConfig], T],
+    graph: bytes,
+    frames: Frames,
+    batch: int | None,
+    recipe: ClusterConfig,
+    watch: Observer,
+) -> list[T]:
+    """`of` the graph's answer to every frame."""
+    found = []
     with one_blas_thread():
         for answer in answer_each(graph, frames, batch):
-            found.append(_clusters_of(answer, recipe))
+            found.append(of(answer, recipe))
             watch.advance()
     return found
-
-
-def _clusters_of(answer: dict[str, npt.NDArray[Any]], recipe: ClusterConfig) -> Rows | None:
-    if not all(np.isfinite(values).all() for values in answer.values()):
-        raise ParityError(
-            "the lowered graph answers NaN or infinity on a calibration frame, so no bundle was written. "
-            "Lower --max-loss, so that more layers stay fp32."
-        )
-    tokens = answer["patch_features"].astype(np.float16)  # as the encoder rounds
-    distilled = distill(
-        tokens, answer["cls_attention"], attention_ratio=recipe.attention_ratio, ratio_rule=recipe.ratio_rule
-    )
-    try:
-        return knowledge_clusters(distilled, recipe).rows
-    except FrameError:
-        return None

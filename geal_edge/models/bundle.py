@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from geal_edge.config import RESIZE_FILTERS, ClusterConfig, ResizeFilter
 from geal_edge.errors import BundleError, UsageError
 
@@ -24,6 +26,8 @@ SCHEMA = "geal-edge/bundle/1"
 GRAPH_FILE = "model.onnx"
 MANIFEST_FILE = "manifest.json"
 REFERENCE_FILE = "reference.npz"
+CLUSTER_OUTPUTS = ("clusters", "cluster_count", "patch_cluster")
+"""What a graph puts out beside its features where distillation and K-Means are in it."""
 _DAMAGED = "The bundle is damaged or cut off: copy it, or export it again."
 
 
@@ -38,7 +42,7 @@ class Manifest:
     resize, mean, std  how a frame becomes the graph's input (mean and std are applied inside the graph)
     tap        "norm" or "raw": what patch_features are
     outputs    output name -> shape with N for the batch, in the graph's order
-    precision  of the graph's inside; inputs and outputs are uint8 and float32 always
+    precision  of the graph's inside; inputs and outputs are uint8 and float32 always (counts and row numbers int32)
     clusters   the preset's recipe from tokens to knowledge clusters
     parity     the report of the check against float64 that export made
     """
@@ -66,6 +70,11 @@ class Manifest:
     @property
     def untrained(self) -> bool:
         return bool(self.weights["untrained"])
+
+    @property
+    def clusters_in_graph(self) -> bool:
+        """Whether the graph itself distills and groups, by the recipe `clusters`."""
+        return CLUSTER_OUTPUTS[0] in self.outputs
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -159,6 +168,11 @@ class Manifest:
                 f"{manifest.feature_space!r}. The file was edited; export the bundle again."
             )
         return manifest
+
+
+def output_dtype(name: str) -> "np.dtype[Any]":
+    """Of an output of that name: float32, but int32 for what counts clusters or names one."""
+    return np.dtype(np.int32 if name in ("cluster_count", "patch_cluster") else np.float32)
 
 
 _MODEL_KEYS = ("name", "patch_size", "embed_dim", "depth", "heads", "mlp_dim", "trained_grid")

@@ -1,4 +1,4 @@
-"""A frame becomes patch tokens and CLS attention: resize, one pass through the backend, and the answer believed only if sane."""
+"""A frame becomes patch tokens and CLS attention, and clusters where the graph groups: the answer is believed only if sane."""
 
 from dataclasses import asdict, dataclass
 from types import TracebackType
@@ -7,11 +7,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from geal_edge.config import ClusterConfig
 from geal_edge.errors import BackendError
-from geal_edge.models.bundle import Bundle
+from geal_edge.models.bundle import CLUSTER_OUTPUTS, Bundle, output_dtype
 from geal_edge.models.preprocess import resize
 from geal_edge.runtime.backends import Arrays, Backend, TensorSpec
+from geal_edge.runtime.clusters import KnowledgeClusters, unit_rows
 from geal_edge.runtime.frame import Image
+
+UNIT_TOLERANCE = 0.05
+"""How far a cluster's length may be from 1 as an engine answers it; bfloat16 makes a few thousandths of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,11 +26,15 @@ class Encoded:
     patch_features  fp16 (P, D), row-major patches: rounded as stored features are, so that both give the same clusters
     cls_attention   fp32 (P,), >= 0, sums to 1
     cls_embedding   fp32 (D,), what the model says of the whole frame; None where the bundle was exported without it
+    clusters        the graph's own, by `recipe`; None where the host is to group: the graph ends at the tokens, or found
+                    something without direction
     """
 
     patch_features: npt.NDArray[np.float16]
     cls_attention: npt.NDArray[np.float32]
     cls_embedding: npt.NDArray[np.float32] | None = None
+    clusters: KnowledgeClusters | None = None
+    recipe: ClusterConfig | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +85,11 @@ class Encoder:
         manifest = self.bundle.manifest
         answer = self.answer(resize(image, manifest.width, manifest.height, manifest.resize))
         return Encoded(
-            patch_features=_features(answer), cls_attention=_attention(answer), cls_embedding=_embedding(answer)
+            patch_features=_features(answer),
+            cls_attention=_attention(answer),
+            cls_embedding=_embedding(answer),
+            clusters=graph_clusters(answer) if manifest.clusters_in_graph else None,
+            recipe=manifest.clusters if manifest.clusters_in_graph else None,
         )
 
     def answer(self, image: Image) -> Arrays:
@@ -97,7 +110,7 @@ class Encoder:
     def _promised_outputs(self) -> dict[str, TensorSpec]:
         batch: Any = self.bundle.manifest.batch or "N"
         return {
-            name: TensorSpec(dtype=np.dtype(np.float32), shape=(batch, *shape[1:]))
+            name: TensorSpec(dtype=output_dtype(name), shape=(batch, *shape[1:]))
             for name, shape in self.bundle.manifest.outputs.items()
         }
 
@@ -132,6 +145,32 @@ def _embedding(answer: Arrays) -> npt.NDArray[np.float32] | None:
     if not np.isfinite(embedding).all():
         raise BackendError("cls_embedding holds NaN or infinity: this engine cannot be trusted.")
     return embedding
+
+
+def graph_clusters(answer: Arrays) -> KnowledgeClusters | None:
+    """What a graph with clusters answers to one frame: clusters (K, D), cluster_count (), patch_cluster (P,).
+
+    None where a token or a cluster has length zero, and so no direction: the host, which groups then, says it of the frame.
+    Rows are made unit length once more, in float64, and rounded as the host's are. Raises BackendError for what no cluster
+    can be.
+
+    >>> answer = {"patch_features": np.eye(3), "clusters": np.array([[0.6, 0.8, 0.0], [9.0, 9.0, 9.0]])}
+    >>> grouped = graph_clusters({**answer, "cluster_count": np.array(1), "patch_cluster": np.array([0, 0, -1])})
+    >>> grouped.rows.shape, grouped.patches_of(0)
+    ((1, 3), [0, 1])
+    """
+    rows, count, patch_cluster = (answer[name] for name in CLUSTER_OUTPUTS)
+    named = np.unique(patch_cluster[patch_cluster != -1]).tolist()
+    if not 1 <= int(count) <= len(rows) or named != list(range(int(count))):
+        raise BackendError(f"patch_cluster does not name {count} clusters in turn: this engine cannot be trusted.")
+    rows = rows[: int(count)].astype(np.float64)
+    if not (rows.any(axis=1).all() and answer["patch_features"][patch_cluster >= 0].any(axis=1).all()):
+        return None
+    if not (abs(np.linalg.norm(rows, axis=1) - 1.0) < UNIT_TOLERANCE).all():
+        raise BackendError(
+            "clusters holds NaN, infinity or rows that are not of length 1: this engine cannot be trusted."
+        )
+    return KnowledgeClusters(rows=unit_rows(rows), patch_cluster=patch_cluster.astype(np.int16))
 
 
 def _words(specs: Any) -> str:

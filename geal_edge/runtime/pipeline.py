@@ -3,8 +3,9 @@
     source -> Frame -> encoder -> (patch_features, cls_attention) -> distill -> knowledge clusters
            -> selector.score -> Decision -> spool.append -> selector.learn
 
-While one is judged, the next is encoded and the one behind it read (prepare.py, overlap.py). What is judged as one is a unit
-(units.py): a frame by itself, or all cameras of one instant.
+A graph exported with `--output clusters` distills and groups by itself: frame in, clusters out. While one frame is judged, the
+next is encoded and the one behind it read (prepare.py, overlap.py). What is judged as one is a unit (units.py): a frame, or all
+cameras of one instant.
 
 Scoring changes nothing, and nothing is learned before it is safe on disk. So the process may die at any line: the next one
 finds the spool as it was after the last decision, and a recorded source goes on behind the last unit counted.
@@ -153,6 +154,8 @@ def clusters_of_image(image: Image, encoder: AnyEncoder) -> KnowledgeClusters:
 
 def clusters_in(encoded: Encoded, recipe: ClusterConfig) -> KnowledgeClusters:
     """The knowledge clusters in what the model said of a frame. Raises FrameError where nothing in it could be judged."""
+    if encoded.clusters is not None and encoded.recipe == recipe:  # the graph has gone this far already
+        return encoded.clusters
     distilled = distill(
         encoded.patch_features,
         encoded.cls_attention,

@@ -5,7 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from operator import itemgetter
@@ -337,6 +337,8 @@ class _PoolReader:
             record = record_of(frame)
             if self.features is not None:
                 self.features.append(record, encoded)
+                # Stored features have no clusters of the graph's: the host makes them now as it will next time.
+                encoded = replace(encoded, clusters=None)
             self._judge(record, encoded, None if guard is None else partial(guard.counts, frame))
         self._step()
 

@@ -7,13 +7,13 @@ import numpy as np
 import numpy.typing as npt
 
 from geal_edge.config import ClusterConfig
-from geal_edge.runtime.clusters import IntArray, KnowledgeClusters, Rows, knowledge_clusters, unit_rows
-from geal_edge.runtime.distill import distill
+from geal_edge.runtime.clusters import IntArray, KnowledgeClusters, Rows, unit_rows
 from geal_edge.runtime.downsampling import downsample
 from geal_edge.runtime.encoder import Encoded
 from geal_edge.runtime.features import FrameRecord
 from geal_edge.runtime.kcenter import RawRows
 from geal_edge.runtime.persistence import BoolArray, only
+from geal_edge.runtime.pipeline import clusters_in
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,14 +83,13 @@ def _grouped(
         )
         clusters = KnowledgeClusters(rows=unit_rows(vectors), patch_cluster=patch_cluster)
         return clusters, lambda: vectors.astype(np.float32)
-    distilled = distill(
-        encoded.patch_features,
-        encoded.cls_attention,
-        attention_ratio=recipe.attention_ratio,
-        ratio_rule=recipe.ratio_rule,
-    )
-    clusters = knowledge_clusters(distilled, recipe)
-    return clusters, lambda: raw_rows(distilled.tokens, clusters.patch_cluster[distilled.patches].astype(np.intp))
+    clusters = clusters_in(encoded, recipe)
+    return clusters, lambda: _centres(encoded.patch_features, clusters.patch_cluster)
+
+
+def _centres(tokens: npt.NDArray[np.float16], patch_cluster: npt.NDArray[np.int16]) -> RawRows:
+    present = patch_cluster >= 0
+    return raw_rows(tokens[present], patch_cluster[present].astype(np.intp))
 
 
 def raw_rows(tokens: npt.NDArray[np.floating], labels: IntArray) -> RawRows:

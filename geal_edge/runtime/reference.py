@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from geal_edge.errors import BundleError
-from geal_edge.models.bundle import Bundle, Manifest
+from geal_edge.models.bundle import CLUSTER_OUTPUTS, Bundle, Manifest
 from geal_edge.runtime.backends.choice import INSIDE, BackendName
 from geal_edge.runtime.parity import Inside, looser
 from geal_edge.runtime.spread import Frames
@@ -20,7 +20,7 @@ class Reference:
     """A bundle's reference frames and what must be answered to them.
 
     frames   (n, H, W, 3) uint8 at the input size
-    answers  output name -> float64 (n, ...)
+    answers  output name -> float64 (n, ...); none for clusters, which are held against the host's (clusterparity.py)
     """
 
     frames: Frames
@@ -37,7 +37,7 @@ def read_reference(bundle: Bundle) -> Reference:
     m = bundle.manifest
     frames = arrays.pop("image", np.empty(0, np.uint8))
     shapes = {name: values.shape[1:] for name, values in arrays.items()}
-    promised = {name: tuple(shape[1:]) for name, shape in m.outputs.items()}
+    promised = {name: tuple(shape[1:]) for name, shape in m.outputs.items() if name not in CLUSTER_OUTPUTS}
     if frames.dtype != np.uint8 or frames.shape[1:] != (m.height, m.width, 3) or shapes != promised:
         raise BundleError(
             f"{bundle.reference}: has frames {list(frames.shape)} and answers {shapes}, the manifest promises "

@@ -17,10 +17,11 @@ from geal_edge.models.preprocess import resize
 from geal_edge.runtime.backends import Arrays
 from geal_edge.runtime.backends.choice import BackendName, Open
 from geal_edge.runtime.backends.identity import identity
+from geal_edge.runtime.clusterparity import compare_all
 from geal_edge.runtime.clusters import Rows
 from geal_edge.runtime.encoder import Encoder
 from geal_edge.runtime.observer import Observer
-from geal_edge.runtime.parity import Inside, ParityReport, compare, tolerances
+from geal_edge.runtime.parity import Inside, ParityReport, tolerances
 from geal_edge.runtime.pipeline import clusters_of_image
 from geal_edge.runtime.records import REFERENCE_BACKEND, Verification
 from geal_edge.runtime.reference import Reference, inside, read_reference
@@ -85,7 +86,8 @@ def _answer(encoder: Encoder, reference: Reference, within: Inside, watch: Obser
         watch.advance()
     stacked = {name: np.stack([answer[name] for answer in found]) for name in found[0]}
     allowed = tolerances(within, encoder.bundle.manifest.tap, reference.answers)
-    return compare(reference.answers, stacked, allowed), median(times)
+    recipe = encoder.bundle.manifest.clusters
+    return compare_all(reference.answers, stacked, allowed, recipe), median(times)
 
 
 def _pool(check: Source, manifest: Manifest) -> Frames:

@@ -18,9 +18,10 @@ from geal_edge.errors import BackendError, EngineStopped, MissingDependency, Sto
 from geal_edge.models.bundle import Bundle
 from geal_edge.runtime.backends import Backend
 from geal_edge.runtime.backends.choice import BackendName, Open
+from geal_edge.runtime.clusterparity import compare_all
 from geal_edge.runtime.encoder import Encoded, Encoder, EngineChange
 from geal_edge.runtime.frame import Image
-from geal_edge.runtime.parity import compare, tolerances
+from geal_edge.runtime.parity import tolerances
 from geal_edge.runtime.records import revoke
 from geal_edge.runtime.reference import inside, read_reference
 from geal_edge.runtime.state import State
@@ -117,7 +118,8 @@ class WatchedEncoder:
         expected = {name: values[at : at + 1] for name, values in self._reference.answers.items()}
         answer = {name: values[None] for name, values in self._encoder.answer(self._reference.frames[at]).items()}
         within = inside(self._names[0], self.bundle.manifest)
-        report = compare(expected, answer, tolerances(within, self.bundle.manifest.tap, self._reference.answers))
+        allowed = tolerances(within, self.bundle.manifest.tap, self._reference.answers)
+        report = compare_all(expected, answer, allowed, self.bundle.manifest.clusters)
         if not report.passed:
             drifted = "; ".join(str(output) for output in report.outputs if not output.passed)
             raise BackendError(f"drifts from the reference answers ({drifted})")

@@ -60,7 +60,9 @@ class OpenVino(Backend):
             raise BackendError(f"{self.name}: OpenVINO runs {took} where {self._hint} was asked for.")
         batch = _batch_symbol(self._graph, model)
         self.inputs = {port.get_any_name(): _spec(port, batch) for port in compiled.inputs}
-        self.outputs = {port.get_any_name(): _spec(port, batch) for port in compiled.outputs}
+        # By the model's own names: a compiled output also has the names of what was optimised away behind it.
+        names = [port.get_any_name() for port in model.outputs]
+        self.outputs = {name: _spec(port, batch) for name, port in zip(names, compiled.outputs, strict=True)}
         self._request = compiled.create_infer_request()
 
     def _infer(self, feeds: Arrays) -> Arrays:
