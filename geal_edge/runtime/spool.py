@@ -12,7 +12,7 @@ On disk (mode 0700):
 spool.db, schema 2:
 
     meta      key -> value: schema, producer, bundle digest, feature space, preset, grid, untrained; group_s and guard where
-              given
+              given; of a live source caps, and budget: how they stand and when that was (budget.py)
     rounds    round, open, budget, max_retained, release rule, length_s, elapsed_s, price (of `immediate`)
     units     unit (the number), round, state, levels, squared_novelty, radius, witness, nearest, evicted_by; once released:
               its place in the order of its round, and the distance and witness by which it came there
@@ -72,7 +72,7 @@ from geal_edge.runtime.memory import Entry, Memory, remember
 from geal_edge.runtime.memoryfile import read_memory, write_memory
 from geal_edge.runtime.migration import Encode, EncodedAnew, Judgement, encoded_anew, judged_anew
 from geal_edge.runtime.release import Price, ReleaseRule
-from geal_edge.runtime.sources import Source
+from geal_edge.runtime.sources import AnySource
 from geal_edge.runtime.spooldb import (
     DATABASE,
     FRAMES,
@@ -97,6 +97,8 @@ from geal_edge.runtime.spooldb import (
 from geal_edge.runtime.units import JudgedFrame, JudgedUnit
 
 FLUSH_S = 5.0
+IDLE_FLUSH_S = 60.0
+"""While no frame comes: a parked vehicle's flash should not wear."""
 MAX_EVENTS = 10_000
 
 
@@ -113,6 +115,7 @@ class SpoolSettings:
     length_s       how long a round lasts, in seconds of the clock that rounds run on; None: until it is ended
     group_s        the tolerance that forms units, in seconds (units.py); None: every frame is a unit
     guard          which frames are gated (guard.py); None: none
+    caps           of a live source: all caps of its budget (budget.py), as text
     """
 
     bundle: str
@@ -125,6 +128,7 @@ class SpoolSettings:
     length_s: float | None = None
     group_s: float | None = None
     guard: GuardKind | None = None
+    caps: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,6 +222,8 @@ class Spool:
             wanted["group_s"] = json.dumps(float(self.settings.group_s))
         if self.settings.guard is not None:
             wanted["guard"] = self.settings.guard
+        if self.settings.caps:
+            wanted["caps"] = json.dumps(self.settings.caps)
         if not is_created(self._db):
             self._require_no_frames()
             with self._transaction():
@@ -261,6 +267,11 @@ class Spool:
             was, now = (_guard_words(meta.get("guard")) for meta in (found, wanted))
             raise SpoolMismatch(
                 f"{self.path}: its frames were judged with {was}, now it is {now}. Go on with {was}, or use another --spool."
+            )
+        if found.get("caps") != wanted.get("caps"):
+            was, now = (_caps_words(meta.get("caps")) for meta in (found, wanted))
+            raise SpoolMismatch(
+                f"{self.path}: its budget is {was}, now it is {now}. Go on with {was}, or use another --spool."
             )
         if self._db.execute("SELECT 1 FROM rounds WHERE open").fetchone() is None:
             self._begin_next_round(found["feature_space"])
@@ -373,6 +384,8 @@ class Spool:
         self._new_events: list[tuple[str, int, str, str]] = []
         self._tombstones: list[tuple[int, str]] = []
         self._flushed_at = self._monotonic()
+        budget = self._db.execute("SELECT value FROM meta WHERE key = 'budget'").fetchone()
+        self.budget: dict[str, Any] | None = None if budget is None else json.loads(budget[0])
         self._gated: dict[tuple[str, str | None], str] = {}  # (source, topic) -> why its last frame was held back
 
     def _recover(self) -> None:
@@ -409,7 +422,7 @@ class Spool:
 
     # -- what it is told -----------------------------------------------------------------------------------------------
 
-    def require_own_name(self, source: Source, *, others: Sequence[Source] = ()) -> None:
+    def require_own_name(self, source: AnySource, *, others: Sequence[AnySource] = ()) -> None:
         """Raise SourceClash where another source, in this spool or among `others`, has the name already."""
         identity = (source.kind, source.fingerprint())
         row = self._db.execute("SELECT kind, fingerprint, spec FROM sources WHERE name = ?", (source.name,)).fetchone()
@@ -425,7 +438,7 @@ class Spool:
                     "since it was first read. Give this one a name of its own with --name."
                 )
 
-    def begin_source(self, source: Source, *, again: bool = False) -> SourceState:
+    def begin_source(self, source: AnySource, *, again: bool = False) -> SourceState:
         """Register a source, or find it again; returns how far it has been counted.
 
         `again` starts one anew that was read to its end; an unfinished one goes on. Raises SourceClash where another
@@ -505,6 +518,15 @@ class Spool:
         """How far the round is; stored with the next transaction."""
         self.round = replace(self.round, elapsed_s=elapsed_s, price=price)
 
+    def note_budget(self, state: dict[str, Any]) -> None:
+        """How the caps of a live source stand (budget.py); stored with the next transaction."""
+        self.budget = state
+
+    def sizes(self, units: Sequence[int]) -> list[int]:
+        """Bytes of each of these units' files."""
+        query = "SELECT sum(bytes) FROM frames WHERE unit = ?"
+        return [int(self._db.execute(query, (unit,)).fetchone()[0]) for unit in units]
+
     def know(self, name: str, digest: str, entries: Sequence[Entry]) -> None:
         """Remember what is known from elsewhere, each such set once: a full memory that took it twice would forget more.
 
@@ -541,6 +563,11 @@ class Spool:
         """Count a unit that no decision saw: all its frames are lost or gated, each for its reason."""
         self._count_seen(unit)
         self._flush_when_due()
+
+    def idle(self) -> None:
+        """Asked when no frame came for a while: what happened is stored soon, the time that passed seldom."""
+        if self._new_events or self._monotonic() - self._flushed_at >= IDLE_FLUSH_S:
+            self._flush_when_due()
 
     def finish_source(self, name: str) -> None:
         """Note that a recorded source was read to its end."""
@@ -696,6 +723,8 @@ class Spool:
                 self.round.number,
             ),
         )
+        if self.budget is not None:
+            self._db.execute("INSERT OR REPLACE INTO meta VALUES ('budget', ?)", (json.dumps(self.budget),))
         write_timeline(self._db, self.timeline)
         if self._tombstones:
             self._db.executemany("UPDATE frames SET file = NULL WHERE frame = ?", [(f,) for f, _ in self._tombstones])
@@ -753,6 +782,10 @@ def _rule_words(release: str, length_s: float | None) -> str:
 
 def _group_words(group_s: str | None) -> str:
     return "no --group" if group_s is None else f"--group {float(group_s):g}"
+
+
+def _caps_words(caps: str | None) -> str:
+    return "a number in all" if caps is None else " ".join(f"--budget {cap}" for cap in json.loads(caps))
 
 
 def _guard_words(guard: str | None) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from geal_edge.errors import SpoolDamaged, SpoolError
+from geal_edge.runtime.budget import parse_cap
 from geal_edge.runtime.clusters import Rows
 from geal_edge.runtime.distance import chord
 from geal_edge.runtime.ladder import Certificate, Ladder, SelectedUnit
@@ -145,6 +146,7 @@ class SpoolView:
         self._certified = bool(certified)
         self._ladder: Ladder | None = None
         self.open = bool(open_)
+        self._budget = json.loads(self.meta["budget"]) if "budget" in self.meta else None
         self._price = None if price is None else Price(**json.loads(price))
 
     @property
@@ -378,15 +380,8 @@ class SpoolView:
             **({} if self.group_s is None else {"units": self.units(), "group_s": self.group_s}),
             "lost": lost,
             "gated": self.gated(),
-            "budget": [
-                {
-                    "unit": counted,
-                    "period": None,
-                    "limit": self.budget,
-                    "spent": self.spent,
-                    "refills_in_s": None,
-                }
-            ],
+            "budget": self.budgets(counted),
+            **self.time_rule(),
             "rounds": [
                 {
                     "round": self.round,
@@ -400,6 +395,39 @@ class SpoolView:
             ],
             "sources": self.sources(),
         }
+
+    def budgets(self, counted: str) -> list[dict[str, Any]]:
+        """The round's budget, and of a live source the caps beside it: limit, spent, seconds until it starts anew."""
+        state = self._budget
+        refills_in_s = None if self.length_s is None else max(0.0, self.length_s - self.elapsed_s)
+        lines = [
+            {
+                "unit": counted,
+                "period": state and state["period"],
+                "limit": self.budget,
+                "spent": self.spent,
+                "refills_in_s": refills_in_s,
+            }
+        ]
+        for window in state["windows"] if state else ():
+            cap = parse_cap(window["cap"])
+            left_s = None if cap.length_s is None else max(0.0, cap.length_s - window["elapsed_s"])
+            lines.append(
+                {
+                    "unit": "bytes" if cap.counts == "bytes" else counted,
+                    "period": cap.period,
+                    "limit": cap.limit,
+                    "spent": window["spent"],
+                    "refills_in_s": refills_in_s if state and cap.period == state["period"] else left_s,
+                }
+            )
+        return lines
+
+    def time_rule(self) -> dict[str, str]:
+        """`synchronised`: time off counts; `powered`: it does not, since no clock can be believed (vehicletime.py)."""
+        if self._budget is None:
+            return {}
+        return {"time_rule": "synchronised" if self._budget["moment"]["synchronised"] else "powered"}
 
     def list_lines(self, *, retained: bool = False) -> Iterator[dict[str, Any]]:
         """One object per selected frame in order (with `retained`: then all the others too)."""

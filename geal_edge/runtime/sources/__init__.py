@@ -14,11 +14,8 @@ from geal_edge.runtime.sources import bagfolder, bags, drawn, images, video
 _DRAWN = re.compile(r"drawn:(\d+)(?::(\d+))?")
 
 
-class Source(Protocol):
-    """A recorded stream of frames. Nothing is read before it is asked for, and no more than one frame is held.
-
-    `tests/contracts.py` says in checks what every source keeps.
-    """
+class AnySource(Protocol):
+    """What recorded and live sources have in common: all that a spool must know of one."""
 
     @property
     def name(self) -> str:
@@ -30,7 +27,7 @@ class Source(Protocol):
 
     @property
     def kind(self) -> str:
-        """`images`, `video`, `bag` or `drawn`."""
+        """`images`, `video`, `bag`, `drawn` or `live`."""
 
     @property
     def fps(self) -> float | None:
@@ -46,6 +43,14 @@ class Source(Protocol):
 
     def fingerprint(self) -> str:
         """Tells two sources of one name apart; the same for the same files. `fps` is not part of it."""
+
+
+class Source(AnySource, Protocol):
+    """A recorded stream of frames. Nothing is read before it is asked for, and no more than one frame is held. A live one is
+    a LiveSource (runtime/live/).
+
+    `tests/contracts.py` says in checks what every source keeps.
+    """
 
     def frames(self, after: int = -1) -> Iterator[Frame | LostFrame]:
         """Every frame with a `frame_index` above `after`, in order; the same each time it is called.
