@@ -167,7 +167,6 @@ class CameraIntake:
         self._noticed: dict[str, float] = {}
         self._last: tuple[int, float] | None = None  # capture time and arrival of the shot before
         self._repeats = 0
-        self._size: tuple[int, ...] | None = None
         self._digest, self._same = 0, 0
 
     def offer(self, shot: Shot) -> bool:
@@ -221,10 +220,6 @@ class CameraIntake:
         self._last = capture_time_ns, now
 
     def _watch_picture(self, picture: Picture) -> None:
-        if isinstance(picture, np.ndarray):
-            if self._size is not None and self._size != picture.shape:
-                self.notice("format_changed", was=list(self._size), now=list(picture.shape))
-            self._size = picture.shape
         digest = crc32(picture if isinstance(picture, bytes) else np.ascontiguousarray(picture).data)
         self._same = self._same + 1 if digest == self._digest else 1
         self._digest = digest

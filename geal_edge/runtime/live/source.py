@@ -16,7 +16,7 @@ from threading import Event, Thread
 from typing import Any
 
 from geal_edge.errors import FrameError, SourceError, UsageError
-from geal_edge.runtime.frame import Frame, LostFrame
+from geal_edge.runtime.frame import Frame, Image, LostFrame
 from geal_edge.runtime.live.camera import Camera
 from geal_edge.runtime.live.intake import Arrival, Arrivals, CameraIntake, Notice
 from geal_edge.runtime.sources.images import decode_image
@@ -74,6 +74,7 @@ class LiveSource:
         self._arrivals = Arrivals(None if group_s is None else tolerance_ns(group_s))
         self._intakes = {c.name: CameraIntake(c.name, self._arrivals, rate_hz, monotonic) for c in cameras}
         self._silent: set[str] = set()
+        self._formats: dict[str, tuple[int, ...]] = {}  # (width, height)
 
     def fingerprint(self) -> str:
         return "live:" + self.spec
@@ -159,12 +160,20 @@ class LiveSource:
             "topic": arrival.camera,
         }
         if not isinstance(arrival.picture, bytes):
+            self._watch_format(arrival.camera, arrival.picture)
             return Frame(image=arrival.picture, **common)
         try:
             decoded = decode_image(arrival.picture)
         except FrameError as error:
             return LostFrame(reason=error.reason, detail=error.detail, **common)
+        self._watch_format(arrival.camera, decoded.image)
         return Frame(image=decoded.image, encoded=decoded.encoded, encoding=decoded.encoding, **common)
+
+    def _watch_format(self, camera: str, image: Image) -> None:
+        was, now = self._formats.get(camera), image.shape[1::-1]
+        if was is not None and was != now:
+            self._intakes[camera].notice("format_changed", was=list(was), now=list(now))
+        self._formats[camera] = now
 
     def _work(self, camera: Camera, stopped: Event) -> None:
         """A camera's thread."""
