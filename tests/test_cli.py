@@ -21,6 +21,7 @@ from geal_edge.runtime import kcenter
 from geal_edge.runtime.frame import usable
 from geal_edge.runtime.imagefile import encode
 from geal_edge.runtime.sources import open_source
+from geal_edge.runtime.spoolview import open_view
 from tests.tampered import nan_always, tampered
 from tests.tiny import tiny_weights
 from tests.web import safetensors_bytes, site
@@ -350,7 +351,7 @@ def test_every_command_has_an_example_and_a_place_in_the_help(cli):
     group: Any = get_command(app)
     assert set(group.commands) == {
         "export", "inspect", "select", "report", "extract", "run", "status", "list", "check", "memory",
-        "demo", "verify", "build",
+        "demo", "verify", "build", "why",
     }  # fmt: skip
     for name, command in group.commands.items():
         assert f"geal-edge {name}" in command.help, name
@@ -513,3 +514,20 @@ def test_what_only_live_or_only_recorded_sources_can_have_is_said(cli, tiny_bund
     code, _, error = cli("run", *words, "--bundle", tiny_bundle.path, "--spool", tmp_path / "s")
     assert code == 2
     assert sentence in error
+
+
+def test_why_answers_for_selected_evicted_and_not_new_frames_and_names_where_ids_are(cli, spool):
+    with open_view(spool) as view:
+        states = {line["state"]: line["id"] for line in view.list_lines(retained=True)}
+        known = {frame.id for frame in view.retained()} | {frame.id for frame in view.evicted()}
+    not_new = next(f"drawn-1#{i}" for i in range(60) if f"drawn-1#{i}" not in known)
+    for id_, words in ((states["selected"], "selected, number"), (not_new, "not new; novelty")):
+        code, out, error = cli("why", spool, id_)
+        assert code == 0, error
+        assert f"{id_}: {words}" in out
+    facts = json.loads(cli("why", spool, not_new, "--json")[1])
+    assert facts["novelty"] <= facts["radius"]
+    assert facts["nearest"] in known
+    code, _, error = cli("why", spool, "drawn-1#9999")
+    assert code == 2
+    assert "--retained` shows ids" in error

@@ -20,6 +20,7 @@ spool.db, schema 2:
     deaths    round, level, natural, unit (the first unit not in it): levels that ended; the ladder starts without them
     counters  name -> n: seen, not_new, evicted, lost:<reason>, gated:<reason>
     sources   name, kind, fingerprint, fps, cursor (last frame_index counted), finished, first_seen
+    verdicts  the newest frames that were not retained, and why (verdicts.py)
     timeline  bucket -> frames, retained, lost, novelty, radius;   events: name, wall time, version, detail (newest 10,000)
 
 How a retained unit becomes safe: the bytes of each of its frames go to a temporary name, fsync, rename, fsync of the folder;
@@ -66,6 +67,7 @@ from geal_edge.errors import (
 )
 from geal_edge.runtime import durable
 from geal_edge.runtime.clusters import KnowledgeClusters
+from geal_edge.runtime.frame import Frame, LostFrame
 from geal_edge.runtime.imagefile import Encoding, stored_form
 from geal_edge.runtime.ladder import Death, Decision, Ladder, Release
 from geal_edge.runtime.memory import Entry, Memory, remember
@@ -95,6 +97,8 @@ from geal_edge.runtime.spooldb import (
     write_timeline,
 )
 from geal_edge.runtime.units import JudgedFrame, JudgedUnit
+from geal_edge.runtime.verdicts import TABLE as VERDICTS
+from geal_edge.runtime.verdicts import Verdict, write_verdicts
 
 FLUSH_S = 5.0
 IDLE_FLUSH_S = 60.0
@@ -195,6 +199,7 @@ class Spool:
             self._resources.enter_context(durable.exclusive_lock(self.path / LOCK, f"{self.path}"))
             self._db = self._resources.enter_context(connection(self.path / DATABASE))
             self._create_or_match()
+            self._db.execute(VERDICTS)
             self._load_running_state()
             self._recover()
             self._resources = self._resources.pop_all()
@@ -383,6 +388,7 @@ class Spool:
         self.timeline = read_timeline(self._db)
         self._new_events: list[tuple[str, int, str, str]] = []
         self._tombstones: list[tuple[int, str]] = []
+        self._verdicts: list[Verdict] = []
         self._flushed_at = self._monotonic()
         budget = self._db.execute("SELECT value FROM meta WHERE key = 'budget'").fetchone()
         self.budget: dict[str, Any] | None = None if budget is None else json.loads(budget[0])
@@ -477,6 +483,15 @@ class Spool:
             # The report finds a unit on the time line by counting those that were retained: one for all its frames.
             retained = decision.retain and place == 0
             self.timeline.add(novelty=decision.novelty, radius=decision.radius, retained=retained)
+        if not decision.retain:
+            for judged in unit.frames:
+                self._judge(
+                    judged.frame,
+                    "not_new",
+                    novelty=decision.novelty,
+                    radius=decision.radius,
+                    nearest=None if decision.nearest_base is not None else decision.nearest,
+                )
         if decision.empty:
             self._flush_when_due()
             return
@@ -602,17 +617,22 @@ class Spool:
         self._dirty_sources.add(source)
         for item, error in unit.lost:
             self._count(f"lost:{error.reason}")
+            self._judge(item, "lost", reason=error.reason, detail=error.detail)
             self.timeline.add(lost=True)
             self.event("frame_lost", id=item.id, reason=error.reason, detail=error.detail)
             self._gated.pop((item.source, item.topic), None)
         for item, gate in unit.gated:
             self._count(f"gated:{gate.reason}")
+            self._judge(item, "gated", reason=gate.reason, detail=gate.detail)
             self.timeline.add(lost=True)
             if self._gated.get((item.source, item.topic)) != gate.reason:
                 self.event("frames_gated", id=item.id, reason=gate.reason)
             self._gated[item.source, item.topic] = gate.reason
         for judged in unit.frames:
             self._gated.pop((judged.frame.source, judged.frame.topic), None)
+
+    def _judge(self, item: Frame | LostFrame, state: str, **why: Any) -> None:
+        self._verdicts.append(Verdict(id=item.id, state=state, capture_time_ns=item.capture_time_ns, **why))
 
     def _insert_unit(self, decision: Decision, stored: Sequence["_Stored"]) -> None:
         self._db.execute(
@@ -726,6 +746,8 @@ class Spool:
         if self.budget is not None:
             self._db.execute("INSERT OR REPLACE INTO meta VALUES ('budget', ?)", (json.dumps(self.budget),))
         write_timeline(self._db, self.timeline)
+        write_verdicts(self._db, self._verdicts)
+        self._verdicts = []
         if self._tombstones:
             self._db.executemany("UPDATE frames SET file = NULL WHERE frame = ?", [(f,) for f, _ in self._tombstones])
             self._tombstones = []

@@ -37,6 +37,7 @@ from geal_edge.runtime.spooldb import (
     require_schema,
 )
 from geal_edge.runtime.timeline import Timeline
+from geal_edge.runtime.verdicts import Verdict, read_verdict
 
 STATUS_SCHEMA = "geal-edge/status/1"
 LIST_SCHEMA = "geal-edge/list/1"
@@ -295,6 +296,19 @@ class SpoolView:
                 (-1 if at_most is None else at_most,),
             )
         ]
+
+    def verdict(self, id_: str) -> Verdict | None:
+        """What became of a frame that was seen and not retained; None where that is not known, or no longer."""
+        return read_verdict(self._db, id_)
+
+    def nearest(self, id_: str, unit: int | None = None) -> str | None:
+        """id of the frame, or of the first of the unit, that held the cluster nearest to a frame's witness when it was seen;
+        None where that was a remembered or known one. `unit` where the frame has no row of its own."""
+        row = self._db.execute("SELECT nearest FROM units JOIN frames USING (unit) WHERE id = ?", (id_,)).fetchone()
+        found = self._db.execute(
+            "SELECT id FROM frames WHERE unit = ? ORDER BY frame", (unit if row is None else row[0],)
+        ).fetchone()
+        return None if found is None else str(found[0])
 
     def _causes(self) -> dict[tuple[str, str], Cause]:
         """(id of the frame that came, id of the evicted one) -> cause. A decision's `radius_raised` stands before its
