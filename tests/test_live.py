@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from geal_edge.errors import FrameError, Interrupted, SourceError, UsageError
+from geal_edge.errors import FrameError, Interrupted, SourceError, SpoolMismatch, UsageError
 from geal_edge.runtime import pipeline
 from geal_edge.runtime.budget import live_plan, parse_cap
 from geal_edge.runtime.frame import Frame, LostFrame
@@ -16,9 +16,11 @@ from geal_edge.runtime.live import LiveSource, PushedCamera, open_live
 from geal_edge.runtime.live.camera import Shot
 from geal_edge.runtime.live.intake import Arrivals, CameraIntake
 from geal_edge.runtime.observer import Silent
+from geal_edge.runtime.sources import open_source
 from geal_edge.runtime.spoolview import open_view
 from geal_edge.runtime.stopping import Stop
 from geal_edge.runtime.units import units
+from geal_edge.runtime.why import why
 from tests.fakes import Clock
 from tests.writers import FOLDER_WRITER, process
 
@@ -291,3 +293,48 @@ def test_a_live_source_goes_on_with_its_numbers(after):
 def test_two_cameras_of_one_name_are_refused(tmp_path):
     with pytest.raises(UsageError, match="two cameras"):
         LiveSource([PushedCamera("a"), PushedCamera("a")])
+
+
+def test_a_shadow_decides_as_a_run_does_and_writes_no_frames(encoder, tmp_path):
+    drive = open_source("drawn:3:80")
+    for name, shadow in (("real", False), ("shadow", True)):
+        pipeline.run([drive], encoder=encoder, spool_path=tmp_path / name, budget=2, shadow=shadow, watch=Silent())
+    with open_view(tmp_path / "real") as real, open_view(tmp_path / "shadow") as view:
+        assert view.counts() == real.counts()
+        alike = [[{**line, "file": None} for line in spool.list_lines(retained=True)] for spool in (real, view)]
+        assert alike[0] == alike[1]
+        assert view.counts()[0]["evicted"] > 0
+        assert view.check() == []
+    assert list((tmp_path / "shadow" / "frames").iterdir()) == []
+    with pytest.raises(SpoolMismatch, match="--shadow"):
+        pipeline.run([drive], encoder=encoder, spool_path=tmp_path / "shadow", budget=2, watch=Silent())
+
+
+def test_a_camera_faster_than_the_encoder_loses_the_older_frames_and_every_frame_is_counted(encoder, tmp_path):
+    camera, stop, seen = PushedCamera("front"), Stop(), []
+
+    class Thirty(Silent):
+        def advance(self, **counts: int) -> None:
+            seen.append(counts["lost"])
+            if len(seen) == 30:
+                stop.ask()
+
+    def push() -> None:  # without a pause
+        number = 0
+        while not stop.asked:
+            number += 1
+            camera.offer(picture(number % 8), capture_time_ns=number * 10**7)
+
+    thread = threading.Thread(target=push)
+    thread.start()
+    source = LiveSource([camera], rate_hz=EVERY)
+    with pytest.raises(Interrupted):
+        pipeline.run([source], encoder=encoder, spool_path=tmp_path / "s", budget=DAY, watch=Thirty(), stop=stop)
+    thread.join()
+    with open_view(tmp_path / "s") as view:
+        counts, lost = view.counts()
+        assert view.check() == []
+        assert why(view, "live#front@lost-1")["state"] == "lost"
+    assert counts["seen"] == 30
+    assert set(lost) == {"queue_full"}
+    assert lost["queue_full"] == seen[-1] > 0

@@ -78,6 +78,9 @@ def run(
         bool, typer.Option("--again", help="Read sources from their start that were read before.")
     ] = False,
     guard: Guard = None,
+    shadow: Annotated[
+        bool, typer.Option("--shadow", help="Decide and count, and write no frames: what would a budget select here?")
+    ] = False,
     backend: BackendChoice = "ort-cpu",
     unverified: Annotated[
         bool, typer.Option("--unverified", help="Run an engine that `geal-edge verify` has not found right here.")
@@ -131,6 +134,7 @@ def run(
                 encoding=encoding,
                 again=again,
                 guard=guard,
+                shadow=shadow,
                 watch=watch,
                 stop=stop,
             )
@@ -139,6 +143,8 @@ def run(
         with open_view(spool) as view:
             for line in result_lines(view, spool):
                 watch.say(line)
+        if shadow:
+            watch.warn("a shadow: it decided and counted, and wrote no frames.")
         untrained_note(encoder.bundle.manifest.untrained, watch)
         watch.say(f"\nNext: geal-edge report {spool} -o report.html")
 

@@ -23,7 +23,11 @@ def status(spool: SpoolFolder, as_json: Json = False) -> None:
 def status_lines(spool: Path, data: dict[str, Any]) -> Iterator[str]:
     frames, budget, last = data["frames"], data["budget"][0], data["rounds"][-1]
     states = ["not_new", "gated", "lost", "retained", *(["released"] if frames["released"] else []), "evicted"]
-    yield f"spool {spool}" + (" (UNTRAINED weights)" if data["untrained"] else "")
+    yield (
+        f"spool {spool}"
+        + (" (UNTRAINED weights)" if data["untrained"] else "")
+        + (" (shadow: no frames)" if "shadow" in data else "")
+    )
     yield f"  frames    {frames['seen']} seen: " + ", ".join(
         f"{frames[state]} {state.replace('_', ' ')}" for state in states
     )

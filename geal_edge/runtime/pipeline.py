@@ -174,6 +174,7 @@ def run(
     encoding: Encoding = "jpg",
     again: bool = False,
     guard: GuardKind | None = None,
+    shadow: bool = False,
     watch: Observer,
     stop: Stop | None = None,
     now: Callable[[], Moment] = moment,
@@ -185,6 +186,7 @@ def run(
     another feature space takes the spool over (migration.py). What the memory files `known` hold counts as covered. With
     `group_s` frames of several topics whose capture times lie within so many seconds are one unit (units.py). With `guard`
     broken frames are not judged, nor with `all` what was there for one frame alone (guard.py).
+    With `shadow` all is decided and counted, and no frame is written.
     A live source goes with the BudgetPlan of its caps (budget.py), which says length and release rule, and with `now`.
     Raises Interrupted, SourceClash before anything is read where two sources have one name, and whatever opening a spool
     or a source raises.
@@ -200,8 +202,9 @@ def run(
         release=release,
         length_s=length_s,
         caps=() if plan is None else plan.caps,
+        shadow=shadow,
     )
-    anew = None if plan is None and length_s is None else lambda image: clusters_of_image(image, encoder)
+    anew = None if shadow or (plan is None and length_s is None) else lambda image: clusters_of_image(image, encoder)
     # Read before a spool is made: a wrong one leaves nothing behind.
     memories = [(str(path), known_entries(path, settings.feature_space), file_digest(path)) for path in known]
     with one_blas_thread(), Spool(spool_path, settings, encoding=encoding, encode=anew) as spool:

@@ -12,7 +12,7 @@ On disk (mode 0700):
 spool.db, schema 2:
 
     meta      key -> value: schema, producer, bundle digest, feature space, preset, grid, untrained; group_s and guard where
-              given; of a live source caps, and budget: how they stand and when that was (budget.py)
+              given; shadow; of a live source caps, and budget: how they stand and when that was (budget.py)
     rounds    round, open, budget, max_retained, release rule, length_s, elapsed_s, price (of `immediate`)
     units     unit (the number), round, state, levels, squared_novelty, radius, witness, nearest, evicted_by; once released:
               its place in the order of its round, and the distance and witness by which it came there
@@ -120,6 +120,7 @@ class SpoolSettings:
     group_s        the tolerance that forms units, in seconds (units.py); None: every frame is a unit
     guard          which frames are gated (guard.py); None: none
     caps           of a live source: all caps of its budget (budget.py), as text
+    shadow         decide and count, and write no frame
     """
 
     bundle: str
@@ -133,6 +134,7 @@ class SpoolSettings:
     group_s: float | None = None
     guard: GuardKind | None = None
     caps: tuple[str, ...] = ()
+    shadow: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,6 +231,8 @@ class Spool:
             wanted["guard"] = self.settings.guard
         if self.settings.caps:
             wanted["caps"] = json.dumps(self.settings.caps)
+        if self.settings.shadow:
+            wanted["shadow"] = "true"
         if not is_created(self._db):
             self._require_no_frames()
             with self._transaction():
@@ -277,6 +281,11 @@ class Spool:
             was, now = (_caps_words(meta.get("caps")) for meta in (found, wanted))
             raise SpoolMismatch(
                 f"{self.path}: its budget is {was}, now it is {now}. Go on with {was}, or use another --spool."
+            )
+        if found.get("shadow") != wanted.get("shadow"):
+            was, now = ("--shadow" if "shadow" in meta else "no --shadow" for meta in (found, wanted))
+            raise SpoolMismatch(
+                f"{self.path}: was filled with {was}, now it is {now}. Go on with {was}, or use another --spool."
             )
         if self._db.execute("SELECT 1 FROM rounds WHERE open").fetchone() is None:
             self._begin_next_round(found["feature_space"])
@@ -476,7 +485,8 @@ class Spool:
         if decision.retain:
             for place, judged in enumerate(unit.frames):
                 data, ending = stored_form(judged.frame, self._encoding)
-                stored.append(_Stored(judged, f"{decision.unit:08d}{f'-{place}' if place else ''}.{ending}", data))
+                name = f"{decision.unit:08d}{f'-{place}' if place else ''}.{ending}"
+                stored.append(_Stored(judged, None if self.settings.shadow else name, data))
         self._count_seen(unit)
         self._count("not_new", 0 if decision.retain else len(unit.frames))
         for place in range(len(unit.frames)):
@@ -496,7 +506,8 @@ class Spool:
             self._flush_when_due()
             return
         for frame in stored:
-            durable.write_file(self.path / FRAMES / frame.file, frame.data)
+            if frame.file is not None:
+                durable.write_file(self.path / FRAMES / frame.file, frame.data)
         with self._transaction():
             if decision.retain:
                 self._insert_unit(decision, stored)
@@ -669,9 +680,9 @@ class Spool:
             [(self.round.number, death.level, death.natural, before) for death in deaths],
         )
 
-    def _evict(self, units: Sequence[int], *, by: str) -> list[tuple[int, str, str]]:
+    def _evict(self, units: Sequence[int], *, by: str) -> list[tuple[int, str | None, str]]:
         """Mark units as evicted; gives (frame, file, id) of their frames."""
-        gone: list[tuple[int, str, str]] = []
+        gone: list[tuple[int, str | None, str]] = []
         for unit in units:
             self._db.execute(
                 "UPDATE units SET state = 'evicted', levels = NULL, evicted_by = ? WHERE unit = ?", (by, unit)
@@ -757,8 +768,8 @@ class Spool:
             self._new_events = []
         self._flushed_at = self._monotonic()
 
-    def _unlink(self, evicted: Sequence[tuple[int, str, str]]) -> None:
-        self._tombstones = [(number, name) for number, name, _ in evicted]
+    def _unlink(self, evicted: Sequence[tuple[int, str | None, str]]) -> None:
+        self._tombstones = [(number, name) for number, name, _ in evicted if name is not None]
         self._unlink_tombstones()
 
     def _unlink_tombstones(self) -> None:
@@ -781,10 +792,10 @@ class Spool:
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
-    """A frame of a retained unit as it goes to disk."""
+    """A frame of a retained unit as it goes to disk; without a file in a shadow."""
 
     judged: JudgedFrame
-    file: str
+    file: str | None
     data: bytes
 
 

@@ -62,6 +62,7 @@ class StoredFrame:
     patch_cluster  int16 (P,): cluster of each patch in row-major order, -1 = distilled away
     cluster_distances  chord of each of its clusters to the frames before it in the order; empty unless asked for, and for the
                    first, for released frames and for those that are not selected
+    file           in a shadow there is none of this name; `bytes` and `sha256` are those that it would have
     cover_radius   every cluster seen is within this chord of the frames up to this one in the order: for the whole order
                    the certified radius, for a shorter prefix what it leaves uncovered of the retained frames plus the
                    certified radius, at most 2; None where no radius is certified, for released frames and for those that are
@@ -161,6 +162,11 @@ class SpoolView:
         return bool(json.loads(self.meta["untrained"]))
 
     @property
+    def shadow(self) -> bool:
+        """Whether it decides and counts, and has no frames."""
+        return "shadow" in self.meta
+
+    @property
     def group_s(self) -> float | None:
         """The tolerance that formed its units, in seconds; None: every frame is a unit."""
         return float(json.loads(self.meta["group_s"])) if "group_s" in self.meta else None
@@ -255,7 +261,7 @@ class SpoolView:
                     capture_time_ns=time_ns,
                     novelty=None if novelty is None else chord(novelty),
                     radius=radius,
-                    file=self.path / FRAMES / file,
+                    file=self.path / FRAMES / (file or f"{unit:08d}"),
                     bytes=size,
                     sha256=digest,
                     patch_cluster=np.frombuffer(patches, "<i2").astype(np.int16),
@@ -396,6 +402,7 @@ class SpoolView:
             "gated": self.gated(),
             "budget": self.budgets(counted),
             **self.time_rule(),
+            **({"shadow": True} if self.shadow else {}),
             "rounds": [
                 {
                     "round": self.round,
@@ -466,7 +473,7 @@ class SpoolView:
                 "witness": {"patches": frame.witness_patches, "grid": list(self.grid)},
                 "novelty": frame.novelty,
                 "radius": frame.radius,
-                "file": str(frame.file.relative_to(self.path)),
+                "file": None if self.shadow else str(frame.file.relative_to(self.path)),
                 "bytes": frame.bytes,
             }
 
