@@ -507,6 +507,8 @@ def test_a_live_folder_is_run_for_a_while_under_a_budget_per_day(cli, tiny_bundl
         ([DRIVE, "--budget", "50/day"], "recorded sources have one budget in all"),
         ([DRIVE, "--budget", "50", "--for", "10min"], "--for: is for live sources"),
         (["watch:.", DRIVE, "--budget", "50/day"], "is no live source"),
+        (["watch:.", "--budget", "50/day", "--again"], "--again: is for recorded sources"),
+        (["watch:.", "--budget", "50/day", "--name", "a/b"], "without slashes"),
         (["watch:.", "--budget", "50/day", "--for", "soon"], "as 90s, 10min or 2h"),
     ],
 )

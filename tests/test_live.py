@@ -156,6 +156,7 @@ def test_frames_pushed_from_python_are_judged_and_counted_once(encoder, tmp_path
         pipeline.run([source], encoder=encoder, spool_path=tmp_path / "s", budget=DAY, watch=FourFrames(), stop=stop)
     taken.release()
     thread.join()
+    assert threading.active_count() == 1
     with open_view(tmp_path / "s") as view:
         frames, _ = view.counts()
         ids = [line["id"] for line in view.list_lines(retained=True)]
@@ -338,3 +339,12 @@ def test_a_camera_faster_than_the_encoder_loses_the_older_frames_and_every_frame
     assert counts["seen"] == 30
     assert set(lost) == {"queue_full"}
     assert lost["queue_full"] == seen[-1] > 0
+
+
+def test_tags_are_those_of_the_run_that_retained_a_frame(encoder, tmp_path):
+    for seed, tags in ((1, ["rain"]), (2, []), (3, ["night", "rain"])):
+        sources = [open_source(f"drawn:{seed}:3")]
+        pipeline.run(sources, encoder=encoder, spool_path=tmp_path / "s", budget=20, tags=tags, watch=Silent())
+    with open_view(tmp_path / "s") as view:
+        found = {(line["source"], *line["tags"]) for line in view.list_lines(retained=True)}
+    assert found == {("drawn-1", "rain"), ("drawn-2",), ("drawn-3", "night", "rain")}

@@ -81,6 +81,12 @@ def run(
     shadow: Annotated[
         bool, typer.Option("--shadow", help="Decide and count, and write no frames: what would a budget select here?")
     ] = False,
+    tag: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A word for what is retained in this run, as rain or route-7; again for more. `list` has them."
+        ),
+    ] = None,
     backend: BackendChoice = "ort-cpu",
     unverified: Annotated[
         bool, typer.Option("--unverified", help="Run an engine that `geal-edge verify` has not found right here.")
@@ -112,6 +118,11 @@ def run(
     """
     opened: list[Source | LiveSource]
     if any(is_live(spec) for spec in sources):
+        if topic or again:
+            option = "--topic" if topic else "--again"
+            raise UsageError(
+                f"{option}: is for recorded sources; live ones are seen once, and a topic is named ros2:/TOPIC"
+            )
         opened = [
             open_live(sources, name=name, rate_hz=fps, group_s=group, for_s=None if for_ is None else duration_s(for_))
         ]
@@ -135,6 +146,7 @@ def run(
                 again=again,
                 guard=guard,
                 shadow=shadow,
+                tags=tag or (),
                 watch=watch,
                 stop=stop,
             )

@@ -114,7 +114,6 @@ def note_cameras(source: LiveSource, selector: Rounds, spool: Spool, watch: Obse
         if notice.name in SAID:
             watch.warn(f"{notice.detail['camera']}: {SAID[notice.name].format(**notice.detail)}")
     if source.take_end_of_trip():
-        spool.event("trip_ended", by="call")
         selector.end_trip()
 
 
@@ -175,6 +174,7 @@ def run(
     again: bool = False,
     guard: GuardKind | None = None,
     shadow: bool = False,
+    tags: Sequence[str] = (),
     watch: Observer,
     stop: Stop | None = None,
     now: Callable[[], Moment] = moment,
@@ -186,7 +186,7 @@ def run(
     another feature space takes the spool over (migration.py). What the memory files `known` hold counts as covered. With
     `group_s` frames of several topics whose capture times lie within so many seconds are one unit (units.py). With `guard`
     broken frames are not judged, nor with `all` what was there for one frame alone (guard.py).
-    With `shadow` all is decided and counted, and no frame is written.
+    With `shadow` all is decided and counted, and no frame is written. `tags` are those of what is retained in this run.
     A live source goes with the BudgetPlan of its caps (budget.py), which says length and release rule, and with `now`.
     Raises Interrupted, SourceClash before anything is read where two sources have one name, and whatever opening a spool
     or a source raises.
@@ -208,6 +208,7 @@ def run(
     # Read before a spool is made: a wrong one leaves nothing behind.
     memories = [(str(path), known_entries(path, settings.feature_space), file_digest(path)) for path in known]
     with one_blas_thread(), Spool(spool_path, settings, encoding=encoding, encode=anew) as spool:
+        spool.tag(tags)
         for name, entries, digest in memories:
             spool.know(name, digest, entries)
         for source in sources:

@@ -33,7 +33,7 @@ class Rounds:
             spool.note_round(elapsed_s=elapsed_s, price=spool.round.price)
         self._begin()
         if allowance is not None and allowance.trip_is_over:
-            self.end_trip()
+            self.end_trip("power_off")
         if self._settings.release == "immediate" and self._ladder.retained:
             # One that was stored, and not yet released when the process ended.
             self._release(len(self._ladder.retained))
@@ -69,7 +69,7 @@ class Rounds:
         if self._allowance is not None:
             self._allowance.tick()
             if self._allowance.trip_ended(idle=idle):
-                self.end_trip()
+                self.end_trip("gap")
             self._spool.note_budget(self._allowance.as_dict())
         progress = self.progress
         self._note(self._price)
@@ -116,9 +116,13 @@ class Rounds:
             if decision.retain:
                 self._release(1)
 
-    def end_trip(self) -> None:
-        """A trip is over: a round without a length ends with it, and what is capped per trip starts anew."""
-        if self._settings.length_s is None:
+    def end_trip(self, by: str = "call") -> None:
+        """A trip is over: a round without a length ends with it, unless it is empty, and what is capped per trip starts anew.
+
+        by  `call`, `gap` (too long without a frame) or `power_off`
+        """
+        self._spool.event("trip_ended", by=by)
+        if self._settings.length_s is None and (self.retained or self.released):
             self.end()
         if self._allowance is not None:
             self._allowance.end_trip()

@@ -11,8 +11,8 @@ On disk (mode 0700):
 
 spool.db, schema 2:
 
-    meta      key -> value: schema, producer, bundle digest, feature space, preset, grid, untrained; group_s and guard where
-              given; shadow; of a live source caps, and budget: how they stand and when that was (budget.py)
+    meta      key -> value: schema, producer, bundle digest, feature space, preset, grid, untrained; where given group_s, guard
+              and shadow; tags, from which unit on; of a live source caps, and budget: how they stood when (budget.py)
     rounds    round, open, budget, max_retained, release rule, length_s, elapsed_s, price (of `immediate`)
     units     unit (the number), round, state, levels, squared_novelty, radius, witness, nearest, evicted_by; once released:
               its place in the order of its round, and the distance and witness by which it came there
@@ -543,6 +543,15 @@ class Spool:
     def note_round(self, *, elapsed_s: float, price: Price | None) -> None:
         """How far the round is; stored with the next transaction."""
         self.round = replace(self.round, elapsed_s=elapsed_s, price=price)
+
+    def tag(self, tags: Sequence[str]) -> None:
+        """What units are called that are retained from now on; stored where it differs from before."""
+        stored = self._db.execute("SELECT value FROM meta WHERE key = 'tags'").fetchone()
+        since: list[list[Any]] = [] if stored is None else json.loads(stored[0])
+        if (since[-1][1] if since else []) != list(tags):
+            since.append([next_unit(self._db), list(tags)])
+            with self._transaction():
+                self._db.execute("INSERT OR REPLACE INTO meta VALUES ('tags', ?)", (json.dumps(since),))
 
     def note_budget(self, state: dict[str, Any]) -> None:
         """How the caps of a live source stand (budget.py); stored with the next transaction."""

@@ -450,6 +450,11 @@ class SpoolView:
             return {}
         return {"time_rule": "synchronised" if self._budget["moment"]["synchronised"] else "powered"}
 
+    def tags_of(self, unit: int) -> list[str]:
+        """Those of the run that retained it."""
+        since: list[tuple[int, list[str]]] = json.loads(self.meta.get("tags", "[]"))
+        return next((tags for first, tags in reversed(since) if first <= unit), [])
+
     def list_lines(self, *, retained: bool = False) -> Iterator[dict[str, Any]]:
         """One object per selected frame in order (with `retained`: then all the others too)."""
         id_of_unit = ""
@@ -475,6 +480,7 @@ class SpoolView:
                 "radius": frame.radius,
                 "file": None if self.shadow else str(frame.file.relative_to(self.path)),
                 "bytes": frame.bytes,
+                **({"tags": self.tags_of(frame.unit)} if "tags" in self.meta else {}),
             }
 
     def check(self) -> list[Problem]:

@@ -11,6 +11,7 @@ from geal_edge.runtime.live.folder import WatchedFolder
 from geal_edge.runtime.live.ros2 import Ros2Camera
 from geal_edge.runtime.live.sock import SocketCamera
 from geal_edge.runtime.live.source import RATE_HZ, LiveSource
+from geal_edge.runtime.sources import require_plain_name
 
 _OPEN: dict[str, Callable[[str], Camera]] = {
     "watch:": lambda spec: WatchedFolder(Path(spec.removeprefix("watch:"))),
@@ -45,6 +46,7 @@ def open_live(
 
     Raises UsageError for a call that cannot be meant, SourceError where a camera is not there, MissingDependency.
     """
+    require_plain_name(name)
     return LiveSource(
         [_open(spec) for spec in specs],
         name=name or "live",

@@ -78,8 +78,7 @@ def open_source(
 
     Raises UsageError for a call that cannot be meant, SourceError where nothing usable is there, MissingDependency.
     """
-    if name is not None and (not name.strip() or "/" in name or not name.isprintable()):
-        raise UsageError(f"--name {name!r}: must be a plain word or phrase without slashes")
+    require_plain_name(name)
     path, named_topics = _split_topics(spec)
     if os.path.lexists(path) and bagfolder.is_bag(path):
         return bags.BagSource(path, [*named_topics, *topics], name=name, fps=fps, group_s=group_s)
@@ -110,6 +109,12 @@ def open_source(
     raise SourceError(
         f"{spec}: neither an image nor a video by its ending (known: {known}), nor a bag ({' '.join(bagfolder.ENDINGS)})"
     )
+
+
+def require_plain_name(name: str | None) -> None:
+    """Raise UsageError for what cannot name a source."""
+    if name is not None and (not name.strip() or "/" in name or not name.isprintable()):
+        raise UsageError(f"--name {name!r}: must be a plain word or phrase without slashes")
 
 
 def _split_topics(spec: str) -> tuple[Path, list[str]]:
