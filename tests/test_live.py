@@ -336,6 +336,7 @@ def test_a_camera_faster_than_the_encoder_loses_the_older_frames_and_every_frame
         counts, lost = view.counts()
         assert view.check() == []
         assert why(view, "live#front@lost-1")["state"] == "lost"
+        assert sum(event["name"] == "frame_lost" for event in view.events()) == 1
     assert counts["seen"] == 30
     assert set(lost) == {"queue_full"}
     assert lost["queue_full"] == seen[-1] > 0

@@ -67,7 +67,7 @@ from geal_edge.errors import (
 )
 from geal_edge.runtime import durable
 from geal_edge.runtime.clusters import KnowledgeClusters
-from geal_edge.runtime.frame import Frame, LostFrame
+from geal_edge.runtime.frame import LATE, Frame, LostFrame
 from geal_edge.runtime.imagefile import Encoding, stored_form
 from geal_edge.runtime.ladder import Death, Decision, Ladder, Release
 from geal_edge.runtime.memory import Entry, Memory, remember
@@ -104,6 +104,8 @@ FLUSH_S = 5.0
 IDLE_FLUSH_S = 60.0
 """While no frame comes: a parked vehicle's flash should not wear."""
 MAX_EVENTS = 10_000
+LATE_EVENT_S = 60.0
+"""A camera whose frames come too fast is one event in so many seconds; each frame is counted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -398,6 +400,7 @@ class Spool:
         self._new_events: list[tuple[str, int, str, str]] = []
         self._tombstones: list[tuple[int, str]] = []
         self._verdicts: list[Verdict] = []
+        self._late: dict[tuple[str, str | None, str], float] = {}
         self._flushed_at = self._monotonic()
         budget = self._db.execute("SELECT value FROM meta WHERE key = 'budget'").fetchone()
         self.budget: dict[str, Any] | None = None if budget is None else json.loads(budget[0])
@@ -639,7 +642,8 @@ class Spool:
             self._count(f"lost:{error.reason}")
             self._judge(item, "lost", reason=error.reason, detail=error.detail)
             self.timeline.add(lost=True)
-            self.event("frame_lost", id=item.id, reason=error.reason, detail=error.detail)
+            if error.reason not in LATE or self._is_news(item, error.reason):
+                self.event("frame_lost", id=item.id, reason=error.reason, detail=error.detail)
             self._gated.pop((item.source, item.topic), None)
         for item, gate in unit.gated:
             self._count(f"gated:{gate.reason}")
@@ -650,6 +654,14 @@ class Spool:
             self._gated[item.source, item.topic] = gate.reason
         for judged in unit.frames:
             self._gated.pop((judged.frame.source, judged.frame.topic), None)
+
+    def _is_news(self, item: Frame | LostFrame, reason: str) -> bool:
+        """Whether it is some time since a camera lost frames for this reason: a slow day must not push all other events out."""
+        key, now = (item.source, item.topic, reason), self._monotonic()
+        is_news = now - self._late.get(key, -LATE_EVENT_S) >= LATE_EVENT_S
+        if is_news:
+            self._late[key] = now
+        return is_news
 
     def _judge(self, item: Frame | LostFrame, state: str, **why: Any) -> None:
         self._verdicts.append(Verdict(id=item.id, state=state, capture_time_ns=item.capture_time_ns, **why))

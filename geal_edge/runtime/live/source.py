@@ -178,6 +178,9 @@ class LiveSource:
     def _work(self, camera: Camera, stopped: Event) -> None:
         """A camera's thread."""
         intake = self._intakes[camera.name]
+        intake.last_offer_s = (
+            self._monotonic()
+        )  # what came before, such as loading the model, is no silence of the camera
         retry_s = FIRST_RETRY_S
         try:
             while not stopped.is_set():
