@@ -22,6 +22,7 @@ from geal_edge.runtime.live.sock import FILE, HEADER, MAGIC, PIXELS, TRIP_OVER, 
 from geal_edge.runtime.sources.bagfile import Channel
 from tests.films import write_video
 from tests.recordings import compressed, raw, serialised
+from tests.rtsp import RTSP_SERVER
 from tests.test_live import EVERY, picture
 from tests.writers import process
 
@@ -54,6 +55,11 @@ def next_frame(stream) -> Frame:
     found = next(item for item in stream if item is not None)
     assert isinstance(found, Frame), found
     return found
+
+
+def wait_for_file(path: Path) -> None:
+    while not path.exists():
+        threading.Event().wait(0.01)
 
 
 def wait_for_event(stream, source: LiveSource, name: str) -> dict[str, object]:
@@ -152,8 +158,7 @@ def test_a_busy_device_names_who_has_it(tmp_path):
     ready = tmp_path / "ready"
     program = "import sys, time; f = open(sys.argv[1], 'rb'); open(sys.argv[2], 'w').close(); time.sleep(60)"
     with process(program, device, ready) as holder:
-        while not ready.exists():
-            threading.Event().wait(0.01)
+        wait_for_file(ready)
         assert users_of(device) == [holder.pid]
         with pytest.raises(
             SourceError, match=f"in use by PID {holder.pid}; subscribe to its topic, RTSP or a GStreamer tee"
@@ -244,3 +249,22 @@ def test_the_protocol_has_an_end_of_trip(tmp_path):
         while not source.take_end_of_trip():
             next(stream)
     assert not source.take_end_of_trip()
+
+
+def test_a_network_camera_is_read_with_its_password_and_read_again_after_it_hung_up(tmp_path):
+    pytest.importorskip("cv2")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    environ = {"GEAL_EDGE_RTSP_USER": "edge", "GEAL_EDGE_RTSP_PASSWORD": "s3:cret"}
+    ready = tmp_path / "ready"
+    with process(RTSP_SERVER, port, "edge:s3:cret", 40, 20, ready):
+        wait_for_file(ready)
+        source = LiveSource([rtsp_camera(f"rtsp://127.0.0.1:{port}/front", environ)], rate_hz=EVERY)
+        with running(source) as stream:
+            frame = next_frame(stream)
+            wait_for_event(stream, source, "camera_lost")
+            again = next_frame(stream)
+    assert frame.topic == "127.0.0.1-front"
+    assert frame.image.shape == again.image.shape == (64, 96, 3)
+    assert np.ptp(frame.image) <= 8  # one grey
+    assert again.frame_index > frame.frame_index
