@@ -74,5 +74,5 @@ with socket.create_server(("127.0.0.1", port)) as server:
             except (OSError, ValueError):
                 pass
 """
-"""Arguments: port, `USER:PASSWORD` that it asks for, frames after which it hangs up, frames a second, and a file that it makes once
-it listens."""
+"""Arguments: port, `USER:PASSWORD` that it asks for, frames after which it hangs up, frames a second, and a file that it
+makes once it listens."""

@@ -76,6 +76,7 @@ def hand_in(camera: PushedCamera, stream: Iterator[Frame | LostFrame | None]) ->
 def test_only_complete_files_of_a_watched_folder_are_frames_and_what_lay_there_before_is_none(tmp_path):
     (tmp_path / "old.jpg").write_bytes(encode(picture(), "jpg"))
     (tmp_path / "notes.txt").write_text("no image")
+    threads = threading.active_count()
     source = open_live([f"watch:{tmp_path}"], rate_hz=EVERY)
     with process(FOLDER_WRITER, tmp_path, 300, 20):
         frames = first(source, 5)
@@ -86,7 +87,7 @@ def test_only_complete_files_of_a_watched_folder_are_frames_and_what_lay_there_b
     assert times == sorted(set(times))
     assert set(times) <= written
     assert frames[0].id == f"live#{tmp_path.name}@{times[0]}"
-    assert threading.active_count() == 1
+    assert threading.active_count() == threads
 
 
 def test_a_file_that_is_renamed_into_the_folder_is_a_frame(tmp_path):
@@ -103,7 +104,7 @@ def test_a_file_that_is_renamed_into_the_folder_is_a_frame(tmp_path):
         seen += [item for item in [next(stream)] if item is not None]
     stream.close()  # type: ignore[attr-defined]
     assert isinstance(seen[0], Frame)
-    assert np.array_equal(seen[0].image, picture(number)) or number > 1
+    assert any(np.array_equal(seen[0].image, picture(written)) for written in range(1, number + 1))
 
 
 def test_a_folder_that_goes_away_is_an_event_and_it_is_watched_again_once_it_is_back(tmp_path):
@@ -149,6 +150,7 @@ def test_frames_pushed_from_python_are_judged_and_counted_once(encoder, tmp_path
                 pass  # the camera is not run yet, or the rate passes it over
             number += 1
 
+    threads = threading.active_count()
     thread = threading.Thread(target=push)
     thread.start()
     source = LiveSource([camera], rate_hz=EVERY)
@@ -156,7 +158,7 @@ def test_frames_pushed_from_python_are_judged_and_counted_once(encoder, tmp_path
         pipeline.run([source], encoder=encoder, spool_path=tmp_path / "s", budget=DAY, watch=FourFrames(), stop=stop)
     taken.release()
     thread.join()
-    assert threading.active_count() == 1
+    assert threading.active_count() == threads
     with open_view(tmp_path / "s") as view:
         frames, _ = view.counts()
         ids = [line["id"] for line in view.list_lines(retained=True)]

@@ -70,7 +70,6 @@ class Rounds:
             self._allowance.tick()
             if self._allowance.trip_ended(idle=idle):
                 self.end_trip("gap")
-            self._spool.note_budget(self._allowance.as_dict())
         progress = self.progress
         self._note(self._price)
         if progress >= 1.0:
@@ -163,3 +162,7 @@ class Rounds:
     def _note(self, price: Price | None) -> None:
         elapsed_s = 0.0 if self._settings.length_s is None else self._clock() - self._began_s
         self._spool.note_round(elapsed_s=elapsed_s, price=price)
+        if self._allowance is not None:
+            # The moment that goes with it: what passes from here on counts at the next start, and nothing twice.
+            self._allowance.tick()
+            self._spool.note_budget(self._allowance.as_dict())
