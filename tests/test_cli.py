@@ -21,9 +21,11 @@ from geal_edge.runtime import kcenter
 from geal_edge.runtime.frame import usable
 from geal_edge.runtime.imagefile import encode
 from geal_edge.runtime.sources import open_source
+from geal_edge.runtime.spoolview import open_view
 from tests.tampered import nan_always, tampered
 from tests.tiny import tiny_weights
 from tests.web import safetensors_bytes, site
+from tests.writers import FOLDER_WRITER, process
 
 DRIVE = "drawn:1:60"
 
@@ -389,7 +391,7 @@ def test_every_command_has_an_example_and_a_place_in_the_help(cli):
     group: Any = get_command(app)
     assert set(group.commands) == {
         "export", "inspect", "select", "report", "extract", "run", "status", "list", "check", "memory",
-        "demo", "doctor", "verify", "build", "compare", "bench",
+        "demo", "doctor", "verify", "build", "compare", "bench", "why",
     }  # fmt: skip
     for name, command in group.commands.items():
         assert f"geal-edge {name}" in command.help, name
@@ -521,3 +523,53 @@ def test_run_takes_a_backend_by_name_and_names_them_where_there_is_none_of_that_
     code, _, error = cli(*words, "--backend", "tensorrt")
     assert code == 2
     assert "openvino" in error
+
+
+def test_a_live_folder_is_run_for_a_while_under_a_budget_per_day(cli, tiny_bundle, tmp_path):
+    folder = tmp_path / "incoming"
+    folder.mkdir()
+    words = ["run", f"watch:{folder}", "--bundle", tiny_bundle.path, "--spool", tmp_path / "s", "--budget", "50/day"]
+    with process(FOLDER_WRITER, folder, 1000, 20):
+        wait_for(lambda: any(folder.iterdir()))
+        code, out, error = cli(*words, "--budget", "1MB/day", "--fps", 10, "--for", "2s")
+    assert code == 0, error
+    code, out, _ = cli("status", tmp_path / "s")
+    assert " of 50 frames selected, 0 spent, refills in 24.0 h" in out
+    assert "0 of 1000000 bytes per day spent" in out
+    assert json.loads(cli("status", tmp_path / "s", "--json")[1])["frames"]["seen"] > 0
+    assert cli("check", tmp_path / "s")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["watch:.", "--budget", "50"], "say how often: 50/day, 50/trip, 20/hour, 200MB/day"),
+        ([DRIVE, "--budget", "50/day"], "recorded sources have one budget in all"),
+        ([DRIVE, "--budget", "50", "--for", "10min"], "--for: is for live sources"),
+        (["watch:.", DRIVE, "--budget", "50/day"], "is no live source"),
+        (["watch:.", "--budget", "50/day", "--again"], "--again: is for recorded sources"),
+        (["watch:.", "--budget", "50/day", "--name", "a/b"], "without slashes"),
+        (["watch:.", "--budget", "50/day", "--for", "soon"], "as 90s, 10min or 2h"),
+    ],
+)
+def test_what_only_live_or_only_recorded_sources_can_have_is_said(cli, tiny_bundle, tmp_path, words, sentence):
+    code, _, error = cli("run", *words, "--bundle", tiny_bundle.path, "--spool", tmp_path / "s")
+    assert code == 2
+    assert sentence in error
+
+
+def test_why_answers_for_selected_evicted_and_not_new_frames_and_names_where_ids_are(cli, spool):
+    with open_view(spool) as view:
+        states = {line["state"]: line["id"] for line in view.list_lines(retained=True)}
+        known = {frame.id for frame in view.retained()} | {frame.id for frame in view.evicted()}
+    not_new = next(f"drawn-1#{i}" for i in range(60) if f"drawn-1#{i}" not in known)
+    for id_, words in ((states["selected"], "selected, number"), (not_new, "not new; novelty")):
+        code, out, error = cli("why", spool, id_)
+        assert code == 0, error
+        assert f"{id_}: {words}" in out
+    facts = json.loads(cli("why", spool, not_new, "--json")[1])
+    assert facts["novelty"] <= facts["radius"]
+    assert facts["nearest"] in known
+    code, _, error = cli("why", spool, "drawn-1#9999")
+    assert code == 2
+    assert "--retained` shows ids" in error

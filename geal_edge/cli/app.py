@@ -22,6 +22,7 @@ from geal_edge.cli import (
     select,
     status,
     verify,
+    why,
 )
 from geal_edge.errors import GealEdgeError, StorageError
 
@@ -49,6 +50,7 @@ app.command("extract", rich_help_panel=CHOOSE)(extract.extract)
 app.command("run", rich_help_panel=VEHICLE)(run.run)
 app.command("status", rich_help_panel=VEHICLE)(status.status)
 app.command("list", rich_help_panel=VEHICLE)(list_.list_selected)
+app.command("why", rich_help_panel=VEHICLE)(why.why)
 app.command("check", rich_help_panel=VEHICLE)(check.check)
 app.add_typer(memory.memory, name="memory", rich_help_panel=VEHICLE)
 app.command("doctor", rich_help_panel=HELP)(doctor.doctor)

@@ -20,6 +20,7 @@ from geal_edge.models.bundle import Bundle
 from geal_edge.runtime.backends.choice import BackendOrAuto, Open, open_backend
 from geal_edge.runtime.encoder import Encoder
 from geal_edge.runtime.engines import Engines, choose, require_verified
+from geal_edge.runtime.live import LiveSource, is_live
 from geal_edge.runtime.sources import Source, open_source
 from geal_edge.runtime.sources.bags import BagSource
 from geal_edge.runtime.state import State
@@ -29,7 +30,11 @@ from geal_edge.runtime.watched import OnFailure, WatchedEncoder, default_on_fail
 PROGRESS_AFTER_S = 2.0
 
 Sources: TypeAlias = Annotated[
-    list[str], typer.Argument(metavar="SOURCE...", help="Folders of images, globs, videos, ROS bags, or `drawn:SEED`.")
+    list[str],
+    typer.Argument(
+        metavar="SOURCE...",
+        help="Folders of images, globs, videos, ROS bags, or `drawn:SEED`; for run also live ones: `watch:FOLDER`.",
+    ),
 ]
 BundleFolder: TypeAlias = Annotated[
     Path, typer.Option("--bundle", "-b", help="Bundle folder, made by `geal-edge export`.")
@@ -39,7 +44,9 @@ SpoolFolder: TypeAlias = Annotated[
 ]
 Fps: TypeAlias = Annotated[
     float | None,
-    typer.Option(help="Look at this many frames per second of a video; the others are not seen at all."),
+    typer.Option(
+        help="Look at this many frames per second of a video or live source; the others are not seen at all. Live default: 2."
+    ),
 ]
 Guard: TypeAlias = Annotated[
     GuardKind | None,
@@ -89,10 +96,15 @@ def open_sources(
     """Open what the command line names. Raises UsageError where one --name is meant for several."""
     if name is not None and len(specs) > 1:
         raise UsageError(f"--name {name}: names one source, but {len(specs)} were given. Run them one at a time.")
+    for spec in specs:
+        if is_live(spec):
+            raise UsageError(
+                f"{spec}: is a live source, which `geal-edge run` alone takes, and not beside recorded ones."
+            )
     return [open_source(spec, name=name, fps=fps, topics=topics or (), group_s=group_s) for spec in specs]
 
 
-def say_notes(sources: Iterable[Source], watch: "Terminal") -> None:
+def say_notes(sources: Iterable[Source | LiveSource], watch: "Terminal") -> None:
     """What a person should know of recordings that were cut off, or lack a topic that was asked for."""
     for source in sources:
         if isinstance(source, BagSource):

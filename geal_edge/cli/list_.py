@@ -32,7 +32,7 @@ def list_selected(
     for line in lines:
         order = "-" if line["order"] is None else line["order"]
         distance, covers = (_number(line[name]) for name in ("distance", "cover_radius"))
-        print(f"{order:>5}  {distance:>8}  {covers:>6}  {line['file']}  {line['id']}")
+        print(f"{order:>5}  {distance:>8}  {covers:>6}  {line['file'] or '-'}  {line['id']}")
 
 
 def _number(value: float | None) -> str:

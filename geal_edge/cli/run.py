@@ -1,6 +1,7 @@
 """`geal-edge run`: stream sources into a spool, as a vehicle does."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -25,12 +26,18 @@ from geal_edge.cli.common import (
     untrained_note,
 )
 from geal_edge.cli.status import certificate_words
+from geal_edge.errors import UsageError
 from geal_edge.runtime import pipeline
+from geal_edge.runtime.budget import FORMS, BudgetPlan, live_plan, parse_cap
 from geal_edge.runtime.imagefile import Encoding
+from geal_edge.runtime.live import LiveSource, is_live, open_live
+from geal_edge.runtime.release import ReleaseRule
+from geal_edge.runtime.sources import Source
 from geal_edge.runtime.spoolview import SpoolView, open_view
 from geal_edge.runtime.watched import OnFailure
 
-MAX_BUDGET = 1_000_000
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(s|min|h)")
+_SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0}
 
 
 def run(
@@ -40,8 +47,22 @@ def run(
         Path, typer.Option("--spool", "-s", help="Spool folder; made if absent, continued if it is there.")
     ],
     budget: Annotated[
-        int, typer.Option(min=1, max=MAX_BUDGET, help="Frames (with --group: units) to select, in all for this spool.")
+        list[str],
+        typer.Option(
+            help="Frames (with --group: units) to select: of recorded sources in all for this spool, as 50; of live ones per "
+            "hour, day or trip, or bytes, as 50/day or 200MB/day; again for more caps, which hold together.",
+        ),
     ],
+    release: Annotated[
+        ReleaseRule | None,
+        typer.Option(
+            help="When what is selected of a live source becomes final: spread over the round, at its end, or at the moment it "
+            "is seen. Default: paced; of a budget per trip: round_end.",
+        ),
+    ] = None,
+    for_: Annotated[
+        str | None, typer.Option("--for", metavar="TIME", help="End a live source after so long, as 90s, 10min or 2h.")
+    ] = None,
     known: Annotated[
         list[Path] | None,
         typer.Option(
@@ -57,6 +78,15 @@ def run(
         bool, typer.Option("--again", help="Read sources from their start that were read before.")
     ] = False,
     guard: Guard = None,
+    shadow: Annotated[
+        bool, typer.Option("--shadow", help="Decide and count, and write no frames: what would a budget select here?")
+    ] = False,
+    tag: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A word for what is retained in this run, as rain or route-7; again for more. `list` has them."
+        ),
+    ] = None,
     backend: BackendChoice = "ort-cpu",
     unverified: Annotated[
         bool, typer.Option("--unverified", help="Run an engine that `geal-edge verify` has not found right here.")
@@ -82,8 +112,24 @@ def run(
     auto`
 
     With no broken frames in it: `geal-edge run drive.mp4 --bundle bundle --spool spool --budget 50 --guard pixels`
+
+    What a camera's software writes into a folder, as it comes: `geal-edge run watch:/data/incoming --bundle bundle --spool spool
+    --budget 50/day --budget 200MB/day`
     """
-    opened = open_sources(sources, name=name, fps=fps, topics=topic, group_s=group)
+    opened: list[Source | LiveSource]
+    if any(is_live(spec) for spec in sources):
+        if topic or again:
+            option = "--topic" if topic else "--again"
+            raise UsageError(
+                f"{option}: is for recorded sources; live ones are seen once, and a topic is named ros2:/TOPIC"
+            )
+        opened = [
+            open_live(sources, name=name, rate_hz=fps, group_s=group, for_s=None if for_ is None else duration_s(for_))
+        ]
+        limit: int | BudgetPlan = live_plan([parse_cap(text) for text in budget], release)
+    else:
+        opened = [*open_sources(sources, name=name, fps=fps, topics=topic, group_s=group)]
+        limit = recorded_budget(budget, release, for_)
     with Terminal(quiet=quiet) as watch, stopping_well() as stop:
         say_notes(opened, watch)
         with open_watched(
@@ -93,12 +139,14 @@ def run(
                 opened,
                 encoder=encoder,
                 spool_path=spool,
-                budget=budget,
+                budget=limit,
                 known=known or (),
                 group_s=group,
                 encoding=encoding,
                 again=again,
                 guard=guard,
+                shadow=shadow,
+                tags=tag or (),
                 watch=watch,
                 stop=stop,
             )
@@ -107,8 +155,36 @@ def run(
         with open_view(spool) as view:
             for line in result_lines(view, spool):
                 watch.say(line)
+        if shadow:
+            watch.warn("a shadow: it decided and counted, and wrote no frames.")
         untrained_note(encoder.bundle.manifest.untrained, watch)
         watch.say(f"\nNext: geal-edge report {spool} -o report.html")
+
+
+def recorded_budget(texts: Sequence[str], release: ReleaseRule | None, for_: str | None) -> int:
+    """Frames in all. Raises UsageError for what only a live source can have."""
+    if release is not None or for_ is not None:
+        option = "--for" if release is None else "--release"
+        raise UsageError(f"{option}: is for live sources; recorded ones are read to their end, which releases nothing.")
+    cap = parse_cap(texts[0])
+    if len(texts) > 1 or cap.period is not None or cap.counts == "bytes":
+        raise UsageError(
+            f"--budget {' --budget '.join(texts)}: recorded sources have one budget in all, a number of frames, as --budget 50. "
+            f"Live ones have {FORMS}."
+        )
+    return cap.limit
+
+
+def duration_s(text: str) -> float:
+    """Seconds of a length of time. Raises UsageError.
+
+    >>> duration_s("90s"), duration_s("10min"), duration_s("0.5h")
+    (90.0, 600.0, 1800.0)
+    """
+    found = _DURATION.fullmatch(text.strip())
+    if found is None or float(found[1]) == 0.0:
+        raise UsageError(f"--for {text}: must be a length of time, as 90s, 10min or 2h")
+    return float(found[1]) * _SECONDS[found[2]]
 
 
 def result_lines(view: SpoolView, spool: Path) -> Iterator[str]:

@@ -23,7 +23,11 @@ def status(spool: SpoolFolder, as_json: Json = False) -> None:
 def status_lines(spool: Path, data: dict[str, Any]) -> Iterator[str]:
     frames, budget, last = data["frames"], data["budget"][0], data["rounds"][-1]
     states = ["not_new", "gated", "lost", "retained", *(["released"] if frames["released"] else []), "evicted"]
-    yield f"spool {spool}" + (" (UNTRAINED weights)" if data["untrained"] else "")
+    yield (
+        f"spool {spool}"
+        + (" (UNTRAINED weights)" if data["untrained"] else "")
+        + (" (shadow: no frames)" if "shadow" in data else "")
+    )
     yield f"  frames    {frames['seen']} seen: " + ", ".join(
         f"{frames[state]} {state.replace('_', ' ')}" for state in states
     )
@@ -36,7 +40,11 @@ def status_lines(spool: Path, data: dict[str, Any]) -> Iterator[str]:
         )
         yield f"  round     {last['round']}, {length}, release {last['release']}"
     selected = data.get("units", frames)["selected"]
-    yield f"  budget    {selected} of {budget['limit']} {budget['unit']} selected, {budget['spent']} spent"
+    yield f"  budget    {selected} of {budget['limit']} {budget['unit']} selected, {budget['spent']} spent{_refill(budget)}"
+    for cap in data["budget"][1:]:
+        yield f"            {cap['spent']} of {cap['limit']} {cap['unit']} per {cap['period']} spent{_refill(cap)}"
+    if "time_rule" in data:
+        yield f"  time      {TIME_RULES[data['time_rule']]}"
     if "units" in data:
         yield f"  units     {frames['selected']} frames in them, formed with --group {data['group_s']:g}"
     certificate = Certificate(**last["certificate"])
@@ -45,6 +53,17 @@ def status_lines(spool: Path, data: dict[str, Any]) -> Iterator[str]:
         state = "read to its end" if source["finished"] else f"at frame {source['cursor']}"
         yield f"  source    {source['name']}: {state}"
     yield f"  bundle    {data['bundle'][:19]}, preset {data['preset']}, feature space {data['feature_space']}"
+
+
+TIME_RULES = {
+    "synchronised": "the clock is synchronised: time switched off counts, one window at most",
+    "powered": "the clock is not synchronised: a day is 24 powered hours",
+}
+
+
+def _refill(budget: dict[str, Any]) -> str:
+    left_s = budget["refills_in_s"]
+    return "" if left_s is None else f", refills in {left_s / 3600:.1f} h"
 
 
 def certificate_words(certificate: Certificate, selected: int) -> str:

@@ -41,7 +41,8 @@ class Frame:
 class LostFrame:
     """A frame that no decision will see, because it could not be read. It counts as seen and as lost.
 
-    reason  short stable key: `empty`, `truncated`, `not_an_image`, `too_large`, `unreadable`, `undecodable`
+    reason  short stable key: `empty`, `truncated`, `not_an_image`, `too_large`, `unreadable`, `undecodable`; of live sources also
+            those of `LATE`
     detail  one sentence for a person
     """
 
@@ -52,6 +53,10 @@ class LostFrame:
     reason: str
     detail: str
     topic: str | None = None
+
+
+LATE = frozenset(("queue_full", "too_slow"))
+"""Why a live source loses frames that nobody could look at in time."""
 
 
 def usable(item: Frame | LostFrame) -> Frame:

@@ -12,7 +12,7 @@ finds the spool as it was after the last decision, and a recorded source goes on
 """
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,31 +23,34 @@ from geal_edge.config import ClusterConfig, GuardKind
 from geal_edge.errors import FrameError, FrameGated
 from geal_edge.models.bundle import Bundle, file_digest
 from geal_edge.models.preprocess import aspect_warning
+from geal_edge.runtime.budget import Allowance, BudgetPlan
 from geal_edge.runtime.clusters import KnowledgeClusters, knowledge_clusters
 from geal_edge.runtime.distill import distill
 from geal_edge.runtime.encoder import Encoded, Encoder, EngineChange
 from geal_edge.runtime.frame import Frame, Image, LostFrame
 from geal_edge.runtime.guard import Guard, guard_after
 from geal_edge.runtime.imagefile import Encoding
+from geal_edge.runtime.live.source import LiveSource
 from geal_edge.runtime.memoryfile import known_entries
 from geal_edge.runtime.observer import Observer
 from geal_edge.runtime.overlap import AHEAD, overlapped
 from geal_edge.runtime.persistence import only
 from geal_edge.runtime.prepare import EncodedFrame, Prepared, encode, prepare
 from geal_edge.runtime.release import ReleaseRule
-from geal_edge.runtime.rounds import Rounds, powered_seconds
-from geal_edge.runtime.sources import Source
+from geal_edge.runtime.rounds import Rounds
+from geal_edge.runtime.sources import AnySource, Source
 from geal_edge.runtime.spool import Spool, SpoolSettings
 from geal_edge.runtime.stopping import Stop
 from geal_edge.runtime.threads import one_blas_thread
 from geal_edge.runtime.units import JudgedFrame, JudgedUnit, units
+from geal_edge.runtime.vehicletime import Moment, moment
 from geal_edge.runtime.watched import WatchedEncoder
 
 AnyEncoder: TypeAlias = Encoder | WatchedEncoder
 
 
 def stream(
-    source: Source,
+    source: Source | LiveSource,
     *,
     after: int,
     group_s: float | None,
@@ -63,18 +66,26 @@ def stream(
 
     The next units are read and encoded meanwhile, at most `ahead` of each step (overlap.py); what is decided, and in which
     order, does not depend on it. One bad frame is counted and passed over, and so is one that the guard holds back; the other
-    frames of its unit are judged all the same. Raises Interrupted after the unit in hand once `stop` was asked, and
-    EngineStopped before it where no engine is left.
+    frames of its unit are judged all the same. A live source has nothing ahead, since its newest frame is asked for, and ends
+    when it is told to. Raises Interrupted after the unit in hand once `stop` was asked, and EngineStopped before it where no
+    engine is left.
     """
     manifest = encoder.bundle.manifest
     changes: deque[EngineChange] = deque()
     frames = (
         [prepare(item, manifest, guard) for item in unit.frames] for unit in units(source.frames(after=after), group_s)
     )
+    ahead = 0 if isinstance(source, LiveSource) else ahead
     try:
         with closing(overlapped(frames, partial(encode_unit, encoder, changes), ahead=ahead, stop=stop)) as encoded:
             for unit in encoded:
-                selector.tick()  # a round with a length: releases what is due, and ends it when its time is over
+                # A round with a length: releases what is due, and ends it when its time is over.
+                selector.tick(idle=not unit.frames)
+                if isinstance(source, LiveSource):
+                    note_cameras(source, selector, spool, watch)
+                if not unit.frames:
+                    spool.idle()
+                    continue
                 note_changes([changes.popleft() for _ in range(unit.changes)], spool, watch)
                 judged = judge(unit, manifest.clusters, guard)
                 if judged.frames:
@@ -87,7 +98,10 @@ def stream(
                     watch.advance(retained=len(selector.retained), lost=spool.lost)
     finally:
         note_changes(changes, spool, watch)  # of a unit that is not judged any more: the engine failed all the same
-    spool.finish_source(source.name)
+    if isinstance(source, LiveSource):
+        spool.flush()
+    else:
+        spool.finish_source(source.name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +148,25 @@ def judge_frame(seen: EncodedFrame, recipe: ClusterConfig, guard: Guard | None =
     return JudgedFrame(frame=frame, clusters=clusters)
 
 
+def note_cameras(source: LiveSource, selector: Rounds, spool: Spool, watch: Observer) -> None:
+    """Events for what happened to the cameras; a trip ends where their side says so."""
+    for notice in source.take_notices():
+        spool.event(notice.name, **notice.detail)
+        if notice.name in SAID:
+            watch.warn(f"{notice.detail['camera']}: {SAID[notice.name].format(**notice.detail)}")
+    if source.take_end_of_trip():
+        selector.end_trip()
+
+
+SAID = {
+    "camera_lost": "is lost ({reason}); tried again in {retry_in_s:g} s",
+    "camera_silent": "no picture for {silent_s:g} s",
+    "camera_back": "is back",
+    "camera_frozen": "shows the same picture over and over",
+}
+"""Events of cameras that are said on the terminal, and how."""
+
+
 def note_changes(changes: Iterable[EngineChange], spool: Spool, watch: Observer) -> None:
     """Events for what happened to the engines; stored with the decision on the frame that they failed on."""
     for change in changes:
@@ -174,11 +207,11 @@ class RunResult:
 
 
 def run(
-    sources: Sequence[Source],
+    sources: Sequence[Source | LiveSource],
     *,
     encoder: AnyEncoder,
     spool_path: Path,
-    budget: int,
+    budget: int | BudgetPlan,
     release: ReleaseRule = "round_end",
     length_s: float | None = None,
     known: Sequence[Path] = (),
@@ -187,8 +220,11 @@ def run(
     again: bool = False,
     guard: GuardKind | None = None,
     ahead: int = AHEAD,
+    shadow: bool = False,
+    tags: Sequence[str] = (),
     watch: Observer,
     stop: Stop | None = None,
+    now: Callable[[], Moment] = moment,
 ) -> RunResult:
     """Stream sources one after another into a spool; go on where an earlier run was stopped or killed.
 
@@ -196,23 +232,37 @@ def run(
     with `again`. On a vehicle rounds last `length_s` powered seconds and release by a rule (release.py), and a bundle of
     another feature space takes the spool over (migration.py). What the memory files `known` hold counts as covered. With
     `group_s` frames of several topics whose capture times lie within so many seconds are one unit (units.py). With `guard`
-    broken frames are not judged, nor with `all` what was there for one frame alone (guard.py). `ahead` frames are read and
-    encoded beforehand; 0 where the newest frame is asked for, as of a camera.
+    broken frames are not judged, nor with `all` what was there for one frame alone (guard.py). `ahead` frames of a recorded
+    source are read and encoded beforehand. With `shadow` all is decided and counted, and no frame is written. `tags` are those of
+    what is retained in this run. A live source goes with the BudgetPlan of its caps (budget.py), which says length and release
+    rule, and with `now`.
     Raises Interrupted, SourceClash before anything is read where two sources have one name, and whatever opening a spool
     or a source raises.
     """
     finished: list[str] = []
     skipped: list[str] = []
-    settings = replace(spool_settings(encoder.bundle, budget, group_s, guard=guard), release=release, length_s=length_s)
-    anew = None if length_s is None else lambda image: clusters_of_image(image, encoder)
+    plan = None
+    if not isinstance(budget, int):
+        plan, budget = budget, budget.units
+        release, length_s = plan.release, plan.length_s
+    settings = replace(
+        spool_settings(encoder.bundle, budget, group_s, guard=guard),
+        release=release,
+        length_s=length_s,
+        caps=() if plan is None else plan.caps,
+        shadow=shadow,
+    )
+    anew = None if shadow or (plan is None and length_s is None) else lambda image: clusters_of_image(image, encoder)
     # Read before a spool is made: a wrong one leaves nothing behind.
     memories = [(str(path), known_entries(path, settings.feature_space), file_digest(path)) for path in known]
     with one_blas_thread(), Spool(spool_path, settings, encoding=encoding, encode=anew) as spool:
+        spool.tag(tags)
         for name, entries, digest in memories:
             spool.know(name, digest, entries)
         for source in sources:
             spool.require_own_name(source, others=sources)
-        selector = Rounds(spool, powered_seconds)
+        allowance = None if plan is None else Allowance(plan, now, spool.budget)
+        selector = Rounds(spool, lambda: now().powered_s, allowance)
         for source in sources:
             state = spool.begin_source(source, again=again and source.name not in finished)
             if state.finished:
@@ -230,11 +280,18 @@ def run(
                 spool=spool,
                 watch=watch,
                 stop=stop or Stop(),
-                guard=guard and guard_after(source, state.cursor, guard, lambda frame: clusters_of(frame, encoder)),
+                guard=guard and guard_of(source, state.cursor, guard, encoder),
                 ahead=ahead,
             )
             finished.append(source.name)
     return RunResult(finished=tuple(finished), skipped=tuple(skipped))
+
+
+def guard_of(source: Source | LiveSource, cursor: int, kind: GuardKind, encoder: AnyEncoder) -> Guard:
+    """A live source shows no frame again, so what guarded it before is not known."""
+    if isinstance(source, LiveSource):
+        return Guard(kind)
+    return guard_after(source, cursor, kind, lambda frame: clusters_of(frame, encoder))
 
 
 def spool_settings(
@@ -254,7 +311,7 @@ def spool_settings(
     )
 
 
-def warn_of_aspect(source: Source, bundle: Bundle, watch: Observer) -> None:
+def warn_of_aspect(source: AnySource, bundle: Bundle, watch: Observer) -> None:
     """Say so where the resize would squeeze a source much; the resize never keeps the aspect (paper C.3, C.4)."""
     manifest = bundle.manifest
     if source.size is not None:

@@ -6,20 +6,15 @@ released and remembered, the rest is evicted, and the next round begins with a f
 recorded sources, goes on until it is ended.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
+from geal_edge.runtime.budget import Allowance
 from geal_edge.runtime.clusters import KnowledgeClusters
 from geal_edge.runtime.ladder import Certificate, Decision, Ladder, Release
 from geal_edge.runtime.release import Price, ReleaseRule, due
 from geal_edge.runtime.spool import RoundState
-
-
-def powered_seconds() -> float:
-    """CLOCK_BOOTTIME: it goes on while the vehicle sleeps, and no one can set it."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class RoundSettings(Protocol):
@@ -46,24 +41,37 @@ class RoundStore(Protocol):
 
     def ladder(self) -> Ladder: ...
 
+    def sizes(self, units: Sequence[int]) -> list[int]: ...
+
     def release(self, release: Release) -> None: ...
 
     def end_round(self, release: Release, left: Sequence[int]) -> None: ...
 
     def note_round(self, *, elapsed_s: float, price: Price | None) -> None: ...
 
+    def note_budget(self, state: dict[str, Any]) -> None: ...
+
+    def event(self, name: str, **detail: Any) -> None: ...
+
 
 class Rounds:
     """The selector of a spool, in the round that is open.
 
-    clock  powered seconds from anywhere; only its differences matter. A restart goes on where the last flush stood
+    clock      powered seconds from anywhere; only its differences matter. A restart goes on where the last flush stood
+    allowance  of a live source: further caps on what is released, when a trip is over, and how long nobody ran, which counts
     """
 
-    def __init__(self, spool: RoundStore, clock: Callable[[], float]) -> None:
+    def __init__(self, spool: RoundStore, clock: Callable[[], float], allowance: Allowance | None = None) -> None:
         self._spool = spool
         self._clock = clock
+        self._allowance = allowance
         self._settings = spool.settings
+        if allowance is not None and self._settings.length_s is not None:
+            elapsed_s = min(self._settings.length_s, spool.round.elapsed_s + allowance.away_s)
+            spool.note_round(elapsed_s=elapsed_s, price=spool.round.price)
         self._begin()
+        if allowance is not None and allowance.trip_is_over:
+            self.end_trip("power_off")
         if self._settings.release == "immediate" and self._ladder.retained:
             # One that was stored, and not yet released when the process ended.
             self._release(len(self._ladder.retained))
@@ -94,12 +102,18 @@ class Rounds:
         found = self._price.certificate() if self._price else self._ladder.certificate()
         return found if self._spool.round.certified else replace(found, radius=None)
 
-    def tick(self) -> None:
-        """Release what is due by now; end a round whose time is over. Asked between units, also when none comes."""
+    def tick(self, *, idle: bool = False) -> None:
+        """Release what is due by now; end a round whose time is over. Asked before each unit, and (`idle`) when none comes."""
+        if self._allowance is not None:
+            self._allowance.tick()
+            if self._allowance.trip_ended(idle=idle):
+                self.end_trip("gap")
         progress = self.progress
         self._note(self._price)
         if progress >= 1.0:
             self.end()
+            return
+        if self._allowance is not None and not self._allowance.may_allow(progress):
             return
         count = due(
             self._settings.release, budget=self._settings.budget, released=len(self.released), progress=progress
@@ -139,24 +153,54 @@ class Rounds:
             if decision.retain:
                 self._release(1)
 
+    def end_trip(self, by: str = "call") -> None:
+        """A trip is over: a round without a length ends with it, unless it is empty, and what is capped per trip starts anew.
+
+        by  `call`, `gap` (too long without a frame) or `power_off`
+        """
+        self._spool.event("trip_ended", by=by)
+        if self._settings.length_s is None and (self.retained or self.released):
+            self.end()
+        if self._allowance is not None:
+            self._allowance.end_trip()
+
     def end(self) -> None:
         """End the round now: a trip is over, or its time is."""
-        release = self._ladder.release(self._ladder.room)
+        release = self._within(self._ladder.release(self._ladder.room), progress=1.0)
+        if self._allowance is not None:
+            self._allowance.round_ended()
+            self._spool.note_budget(self._allowance.as_dict())
         left = [unit for unit in self._ladder.retained if unit not in release.units]
         self._spool.end_round(release, left)
         self._begin()
 
     def _admits(self, price: Price, decision: Decision) -> bool:
-        return decision.retain and price.admits(
+        if not decision.retain or (self._allowance is not None and not self._allowance.may_allow(self.progress)):
+            return False
+        return price.admits(
             decision.novelty, budget=self._settings.budget, released=len(self.released), progress=self.progress
         )
 
     def _release(self, count: int, *, beyond: float = -1.0) -> None:
-        release = self._ladder.release(count, beyond=beyond)
+        release = self._within(self._ladder.release(count, beyond=beyond), progress=self.progress)
         if release.picks:
             self._spool.release(release)  # durable first
             self._ladder.learn_release(release)
 
+    def _within(self, release: Release, *, progress: float) -> Release:
+        """So much of a release as all caps allow, which counts as spent; the spool stores that with it."""
+        if self._allowance is None:
+            return release
+        sizes = self._spool.sizes(release.units)
+        sizes = sizes[: self._allowance.allows(sizes, progress)]
+        self._allowance.spend(sizes)
+        self._spool.note_budget(self._allowance.as_dict())
+        return Release(picks=release.picks[: len(sizes)])
+
     def _note(self, price: Price | None) -> None:
         elapsed_s = 0.0 if self._settings.length_s is None else self._clock() - self._began_s
         self._spool.note_round(elapsed_s=elapsed_s, price=price)
+        if self._allowance is not None:
+            # The moment that goes with it: what passes from here on counts at the next start, and nothing twice.
+            self._allowance.tick()
+            self._spool.note_budget(self._allowance.as_dict())

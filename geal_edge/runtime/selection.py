@@ -122,7 +122,7 @@ def _of_spool(path: Path) -> Selection:
                     novelty=frame.novelty,
                     patches=tuple(frame.witness_patches),
                     grid=view.grid,
-                    file=frame.file,
+                    file=None if view.shadow else frame.file,
                     sha256=frame.sha256,
                 )
                 for number, frame in enumerate(view.selected(), start=1)

@@ -11,8 +11,8 @@ On disk (mode 0700):
 
 spool.db, schema 2:
 
-    meta      key -> value: schema, producer, bundle digest, feature space, preset, grid, untrained; group_s and guard where
-              given
+    meta      key -> value: schema, producer, bundle digest, feature space, preset, grid, untrained; where given group_s, guard
+              and shadow; tags, from which unit on; of a live source caps, and budget: how they stood when (budget.py)
     rounds    round, open, budget, max_retained, release rule, length_s, elapsed_s, price (of `immediate`)
     units     unit (the number), round, state, levels, squared_novelty, radius, witness, nearest, evicted_by; once released:
               its place in the order of its round, and the distance and witness by which it came there
@@ -20,6 +20,7 @@ spool.db, schema 2:
     deaths    round, level, natural, unit (the first unit not in it): levels that ended; the ladder starts without them
     counters  name -> n: seen, not_new, evicted, lost:<reason>, gated:<reason>
     sources   name, kind, fingerprint, fps, cursor (last frame_index counted), finished, first_seen
+    verdicts  the newest frames that were not retained, and why (verdicts.py)
     timeline  bucket -> frames, retained, lost, novelty, radius;   events: name, wall time, version, detail (newest 10,000)
 
 How a retained unit becomes safe: the bytes of each of its frames go to a temporary name, fsync, rename, fsync of the folder;
@@ -69,13 +70,14 @@ from geal_edge.errors import (
 )
 from geal_edge.runtime import durable
 from geal_edge.runtime.clusters import KnowledgeClusters
+from geal_edge.runtime.frame import LATE, Frame, LostFrame
 from geal_edge.runtime.imagefile import Encoding, stored_form
 from geal_edge.runtime.ladder import Death, Decision, Ladder, Release
 from geal_edge.runtime.memory import Entry, Memory, remember
 from geal_edge.runtime.memoryfile import read_memory, write_memory
 from geal_edge.runtime.migration import Encode, EncodedAnew, Judgement, encoded_anew, judged_anew
 from geal_edge.runtime.release import Price, ReleaseRule, fill_of
-from geal_edge.runtime.sources import Source
+from geal_edge.runtime.sources import AnySource
 from geal_edge.runtime.spooldb import (
     DATABASE,
     FRAMES,
@@ -98,9 +100,15 @@ from geal_edge.runtime.spooldb import (
     write_timeline,
 )
 from geal_edge.runtime.units import JudgedFrame, JudgedUnit
+from geal_edge.runtime.verdicts import TABLE as VERDICTS
+from geal_edge.runtime.verdicts import Verdict, write_verdicts
 
 FLUSH_S = 5.0
+IDLE_FLUSH_S = 60.0
+"""While no frame comes: a parked vehicle's flash should not wear."""
 MAX_EVENTS = 10_000
+LATE_EVENT_S = 60.0
+"""A camera whose frames come too fast is one event in so many seconds; each frame is counted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +124,8 @@ class SpoolSettings:
     length_s       how long a round lasts, in seconds of the clock that rounds run on; None: until it is ended
     group_s        the tolerance that forms units, in seconds (units.py); None: every frame is a unit
     guard          which frames are gated (guard.py); None: none
+    caps           of a live source: all caps of its budget (budget.py), as text
+    shadow         decide and count, and write no frame
     """
 
     bundle: str
@@ -128,6 +138,8 @@ class SpoolSettings:
     length_s: float | None = None
     group_s: float | None = None
     guard: GuardKind | None = None
+    caps: tuple[str, ...] = ()
+    shadow: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,6 +206,7 @@ class Spool:
             self._resources.enter_context(durable.exclusive_lock(self.path / LOCK, f"{self.path}"))
             self._db = self._resources.enter_context(connection(self.path / DATABASE))
             self._create_or_match()
+            self._db.execute(VERDICTS)
             self._load_running_state()
             self._recover()
             self._resources = self._resources.pop_all()
@@ -221,6 +234,10 @@ class Spool:
             wanted["group_s"] = json.dumps(float(self.settings.group_s))
         if self.settings.guard is not None:
             wanted["guard"] = self.settings.guard
+        if self.settings.caps:
+            wanted["caps"] = json.dumps(self.settings.caps)
+        if self.settings.shadow:
+            wanted["shadow"] = "true"
         if not is_created(self._db):
             self._require_no_frames()
             with self._transaction():
@@ -265,6 +282,16 @@ class Spool:
             was, now = (_guard_words(meta.get("guard")) for meta in (found, wanted))
             raise SpoolMismatch(
                 f"{self.path}: its frames were judged with {was}, now it is {now}. Go on with {was}, or use another --spool."
+            )
+        if found.get("caps") != wanted.get("caps"):
+            was, now = (_caps_words(meta.get("caps")) for meta in (found, wanted))
+            raise SpoolMismatch(
+                f"{self.path}: its budget is {was}, now it is {now}. Go on with {was}, or use another --spool."
+            )
+        if found.get("shadow") != wanted.get("shadow"):
+            was, now = ("--shadow" if "shadow" in meta else "no --shadow" for meta in (found, wanted))
+            raise SpoolMismatch(
+                f"{self.path}: was filled with {was}, now it is {now}. Go on with {was}, or use another --spool."
             )
         if self._db.execute("SELECT 1 FROM rounds WHERE open").fetchone() is None:
             self._begin_next_round(found["feature_space"])
@@ -377,7 +404,11 @@ class Spool:
         self.timeline = read_timeline(self._db)
         self._new_events: list[tuple[str, int, str, str]] = []
         self._tombstones: list[tuple[int, str]] = []
+        self._verdicts: list[Verdict] = []
+        self._late: dict[tuple[str, str | None, str], float] = {}
         self._flushed_at = self._monotonic()
+        budget = self._db.execute("SELECT value FROM meta WHERE key = 'budget'").fetchone()
+        self.budget: dict[str, Any] | None = None if budget is None else json.loads(budget[0])
         self._gated: dict[tuple[str, str | None], str] = {}  # (source, topic) -> why its last frame was held back
 
     def _recover(self) -> None:
@@ -414,7 +445,7 @@ class Spool:
 
     # -- what it is told -----------------------------------------------------------------------------------------------
 
-    def require_own_name(self, source: Source, *, others: Sequence[Source] = ()) -> None:
+    def require_own_name(self, source: AnySource, *, others: Sequence[AnySource] = ()) -> None:
         """Raise SourceClash where another source, in this spool or among `others`, has the name already."""
         identity = (source.kind, source.fingerprint())
         row = self._db.execute("SELECT kind, fingerprint, spec FROM sources WHERE name = ?", (source.name,)).fetchone()
@@ -430,7 +461,7 @@ class Spool:
                     "since it was first read. Give this one a name of its own with --name."
                 )
 
-    def begin_source(self, source: Source, *, again: bool = False) -> SourceState:
+    def begin_source(self, source: AnySource, *, again: bool = False) -> SourceState:
         """Register a source, or find it again; returns how far it has been counted.
 
         `again` starts one anew that was read to its end; an unfinished one goes on. Raises SourceClash where another
@@ -462,18 +493,29 @@ class Spool:
         if decision.retain:
             for place, judged in enumerate(unit.frames):
                 data, ending = stored_form(judged.frame, self._encoding)
-                stored.append(_Stored(judged, f"{decision.unit:08d}{f'-{place}' if place else ''}.{ending}", data))
+                name = f"{decision.unit:08d}{f'-{place}' if place else ''}.{ending}"
+                stored.append(_Stored(judged, None if self.settings.shadow else name, data))
         self._count_seen(unit)
         self._count("not_new", 0 if decision.retain else len(unit.frames))
         for place in range(len(unit.frames)):
             # The report finds a unit on the time line by counting those that were retained: one for all its frames.
             retained = decision.retain and place == 0
             self.timeline.add(novelty=decision.novelty, radius=decision.radius, retained=retained)
+        if not decision.retain:
+            for judged in unit.frames:
+                self._judge(
+                    judged.frame,
+                    "not_new",
+                    novelty=decision.novelty,
+                    radius=decision.radius,
+                    nearest=None if decision.nearest_base is not None else decision.nearest,
+                )
         if decision.empty:
             self._flush_when_due()
             return
         for frame in stored:
-            durable.write_file(self.path / FRAMES / frame.file, frame.data)
+            if frame.file is not None:
+                durable.write_file(self.path / FRAMES / frame.file, frame.data)
         with self._transaction():
             if decision.retain:
                 self._insert_unit(decision, stored)
@@ -509,6 +551,24 @@ class Spool:
     def note_round(self, *, elapsed_s: float, price: Price | None) -> None:
         """How far the round is; stored with the next transaction."""
         self.round = replace(self.round, elapsed_s=elapsed_s, price=price)
+
+    def tag(self, tags: Sequence[str]) -> None:
+        """What units are called that are retained from now on; stored where it differs from before."""
+        stored = self._db.execute("SELECT value FROM meta WHERE key = 'tags'").fetchone()
+        since: list[list[Any]] = [] if stored is None else json.loads(stored[0])
+        if (since[-1][1] if since else []) != list(tags):
+            since.append([next_unit(self._db), list(tags)])
+            with self._transaction():
+                self._db.execute("INSERT OR REPLACE INTO meta VALUES ('tags', ?)", (json.dumps(since),))
+
+    def note_budget(self, state: dict[str, Any]) -> None:
+        """How the caps of a live source stand (budget.py); stored with the next transaction."""
+        self.budget = state
+
+    def sizes(self, units: Sequence[int]) -> list[int]:
+        """Bytes of each of these units' files."""
+        query = "SELECT sum(bytes) FROM frames WHERE unit = ?"
+        return [int(self._db.execute(query, (unit,)).fetchone()[0]) for unit in units]
 
     def know(self, name: str, digest: str, entries: Sequence[Entry]) -> None:
         """Remember what is known from elsewhere, each such set once: a full memory that took it twice would forget more.
@@ -547,6 +607,11 @@ class Spool:
         self._count_seen(unit)
         self._flush_when_due()
 
+    def idle(self) -> None:
+        """Asked when no frame came for a while: what happened is stored soon, the time that passed seldom."""
+        if self._new_events or self._monotonic() - self._flushed_at >= IDLE_FLUSH_S:
+            self._flush_when_due()
+
     def finish_source(self, name: str) -> None:
         """Note that a recorded source was read to its end."""
         self._sources[name] = SourceState(cursor=self._sources[name].cursor, finished=True)
@@ -580,17 +645,31 @@ class Spool:
         self._dirty_sources.add(source)
         for item, error in unit.lost:
             self._count(f"lost:{error.reason}")
+            self._judge(item, "lost", reason=error.reason, detail=error.detail)
             self.timeline.add(lost=True)
-            self.event("frame_lost", id=item.id, reason=error.reason, detail=error.detail)
+            if error.reason not in LATE or self._is_news(item, error.reason):
+                self.event("frame_lost", id=item.id, reason=error.reason, detail=error.detail)
             self._gated.pop((item.source, item.topic), None)
         for item, gate in unit.gated:
             self._count(f"gated:{gate.reason}")
+            self._judge(item, "gated", reason=gate.reason, detail=gate.detail)
             self.timeline.add(lost=True)
             if self._gated.get((item.source, item.topic)) != gate.reason:
                 self.event("frames_gated", id=item.id, reason=gate.reason)
             self._gated[item.source, item.topic] = gate.reason
         for judged in unit.frames:
             self._gated.pop((judged.frame.source, judged.frame.topic), None)
+
+    def _is_news(self, item: Frame | LostFrame, reason: str) -> bool:
+        """Whether it is some time since a camera lost frames for this reason: a slow day must not push all other events out."""
+        key, now = (item.source, item.topic, reason), self._monotonic()
+        is_news = now - self._late.get(key, -LATE_EVENT_S) >= LATE_EVENT_S
+        if is_news:
+            self._late[key] = now
+        return is_news
+
+    def _judge(self, item: Frame | LostFrame, state: str, **why: Any) -> None:
+        self._verdicts.append(Verdict(id=item.id, state=state, capture_time_ns=item.capture_time_ns, **why))
 
     def _insert_unit(self, decision: Decision, stored: Sequence["_Stored"]) -> None:
         self._db.execute(
@@ -627,9 +706,9 @@ class Spool:
             [(self.round.number, death.level, death.natural, before) for death in deaths],
         )
 
-    def _evict(self, units: Sequence[int], *, by: str) -> list[tuple[int, str, str]]:
+    def _evict(self, units: Sequence[int], *, by: str) -> list[tuple[int, str | None, str]]:
         """Mark units as evicted; gives (frame, file, id) of their frames."""
-        gone: list[tuple[int, str, str]] = []
+        gone: list[tuple[int, str | None, str]] = []
         for unit in units:
             self._db.execute(
                 "UPDATE units SET state = 'evicted', levels = NULL, evicted_by = ? WHERE unit = ?", (by, unit)
@@ -701,7 +780,11 @@ class Spool:
                 self.round.number,
             ),
         )
+        if self.budget is not None:
+            self._db.execute("INSERT OR REPLACE INTO meta VALUES ('budget', ?)", (json.dumps(self.budget),))
         write_timeline(self._db, self.timeline)
+        write_verdicts(self._db, self._verdicts)
+        self._verdicts = []
         if self._tombstones:
             self._db.executemany("UPDATE frames SET file = NULL WHERE frame = ?", [(f,) for f, _ in self._tombstones])
             self._tombstones = []
@@ -711,8 +794,8 @@ class Spool:
             self._new_events = []
         self._flushed_at = self._monotonic()
 
-    def _unlink(self, evicted: Sequence[tuple[int, str, str]]) -> None:
-        self._tombstones = [(number, name) for number, name, _ in evicted]
+    def _unlink(self, evicted: Sequence[tuple[int, str | None, str]]) -> None:
+        self._tombstones = [(number, name) for number, name, _ in evicted if name is not None]
         self._unlink_tombstones()
 
     def _unlink_tombstones(self) -> None:
@@ -735,10 +818,10 @@ class Spool:
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
-    """A frame of a retained unit as it goes to disk."""
+    """A frame of a retained unit as it goes to disk; without a file in a shadow."""
 
     judged: JudgedFrame
-    file: str
+    file: str | None
     data: bytes
 
 
@@ -758,6 +841,10 @@ def _rule_words(release: str, length_s: float | None) -> str:
 
 def _group_words(group_s: str | None) -> str:
     return "no --group" if group_s is None else f"--group {float(group_s):g}"
+
+
+def _caps_words(caps: str | None) -> str:
+    return "a number in all" if caps is None else " ".join(f"--budget {cap}" for cap in json.loads(caps))
 
 
 def _guard_words(guard: str | None) -> str:

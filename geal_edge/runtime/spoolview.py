@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from geal_edge.errors import SpoolDamaged, SpoolError
+from geal_edge.runtime.budget import parse_cap
 from geal_edge.runtime.clusters import Rows
 from geal_edge.runtime.distance import chord
 from geal_edge.runtime.ladder import Certificate, Ladder, SelectedUnit
@@ -36,6 +37,7 @@ from geal_edge.runtime.spooldb import (
     require_schema,
 )
 from geal_edge.runtime.timeline import Timeline
+from geal_edge.runtime.verdicts import Verdict, read_verdict
 
 STATUS_SCHEMA = "geal-edge/status/1"
 LIST_SCHEMA = "geal-edge/list/1"
@@ -60,6 +62,7 @@ class StoredFrame:
     patch_cluster  int16 (P,): cluster of each patch in row-major order, -1 = distilled away
     cluster_distances  chord of each of its clusters to the frames before it in the order; empty unless asked for, and for the
                    first, for released frames and for those that are not selected
+    file           in a shadow there is none of this name; `bytes` and `sha256` are those that it would have
     cover_radius   every cluster seen is within this chord of the frames up to this one in the order: for the whole order
                    the certified radius, for a shorter prefix what it leaves uncovered of the retained frames plus the
                    certified radius, at most 2; None where no radius is certified, for released frames and for those that are
@@ -145,6 +148,7 @@ class SpoolView:
         self._certified = bool(certified)
         self._ladder: Ladder | None = None
         self.open = bool(open_)
+        self._budget = json.loads(self.meta["budget"]) if "budget" in self.meta else None
         self._price = None if price is None else Price(**json.loads(price))
 
     @property
@@ -156,6 +160,11 @@ class SpoolView:
     @property
     def untrained(self) -> bool:
         return bool(json.loads(self.meta["untrained"]))
+
+    @property
+    def shadow(self) -> bool:
+        """Whether it decides and counts, and has no frames."""
+        return "shadow" in self.meta
 
     @property
     def group_s(self) -> float | None:
@@ -252,7 +261,7 @@ class SpoolView:
                     capture_time_ns=time_ns,
                     novelty=None if novelty is None else chord(novelty),
                     radius=radius,
-                    file=self.path / FRAMES / file,
+                    file=self.path / FRAMES / (file or f"{unit:08d}"),
                     bytes=size,
                     sha256=digest,
                     patch_cluster=np.frombuffer(patches, "<i2").astype(np.int16),
@@ -293,6 +302,19 @@ class SpoolView:
                 (-1 if at_most is None else at_most,),
             )
         ]
+
+    def verdict(self, id_: str) -> Verdict | None:
+        """What became of a frame that was seen and not retained; None where that is not known, or no longer."""
+        return read_verdict(self._db, id_)
+
+    def nearest(self, id_: str, unit: int | None = None) -> str | None:
+        """id of the frame, or of the first of the unit, that held the cluster nearest to a frame's witness when it was seen;
+        None where that was a remembered or known one. `unit` where the frame has no row of its own."""
+        row = self._db.execute("SELECT nearest FROM units JOIN frames USING (unit) WHERE id = ?", (id_,)).fetchone()
+        found = self._db.execute(
+            "SELECT id FROM frames WHERE unit = ? ORDER BY frame", (unit if row is None else row[0],)
+        ).fetchone()
+        return None if found is None else str(found[0])
 
     def _causes(self) -> dict[tuple[str, str], Cause]:
         """(id of the frame that came, id of the evicted one) -> cause. A decision's `radius_raised` stands before its
@@ -378,15 +400,9 @@ class SpoolView:
             **({} if self.group_s is None else {"units": self.units(), "group_s": self.group_s}),
             "lost": lost,
             "gated": self.gated(),
-            "budget": [
-                {
-                    "unit": counted,
-                    "period": None,
-                    "limit": self.budget,
-                    "spent": self.spent,
-                    "refills_in_s": None,
-                }
-            ],
+            "budget": self.budgets(counted),
+            **self.time_rule(),
+            **({"shadow": True} if self.shadow else {}),
             "rounds": [
                 {
                     "round": self.round,
@@ -400,6 +416,44 @@ class SpoolView:
             ],
             "sources": self.sources(),
         }
+
+    def budgets(self, counted: str) -> list[dict[str, Any]]:
+        """The round's budget, and of a live source the caps beside it: limit, spent, seconds until it starts anew."""
+        state = self._budget
+        refills_in_s = None if self.length_s is None else max(0.0, self.length_s - self.elapsed_s)
+        lines = [
+            {
+                "unit": counted,
+                "period": state and state["period"],
+                "limit": self.budget,
+                "spent": self.spent,
+                "refills_in_s": refills_in_s,
+            }
+        ]
+        for window in state["windows"] if state else ():
+            cap = parse_cap(window["cap"])
+            left_s = None if cap.length_s is None else max(0.0, cap.length_s - window["elapsed_s"])
+            lines.append(
+                {
+                    "unit": "bytes" if cap.counts == "bytes" else counted,
+                    "period": cap.period,
+                    "limit": cap.limit,
+                    "spent": window["spent"],
+                    "refills_in_s": refills_in_s if state and cap.period == state["period"] else left_s,
+                }
+            )
+        return lines
+
+    def time_rule(self) -> dict[str, str]:
+        """`synchronised`: time off counts; `powered`: it does not, since no clock can be believed (vehicletime.py)."""
+        if self._budget is None:
+            return {}
+        return {"time_rule": "synchronised" if self._budget["moment"]["synchronised"] else "powered"}
+
+    def tags_of(self, unit: int) -> list[str]:
+        """Those of the run that retained it."""
+        since: list[tuple[int, list[str]]] = json.loads(self.meta.get("tags", "[]"))
+        return next((tags for first, tags in reversed(since) if first <= unit), [])
 
     def list_lines(self, *, retained: bool = False) -> Iterator[dict[str, Any]]:
         """One object per selected frame in order (with `retained`: then all the others too)."""
@@ -424,8 +478,9 @@ class SpoolView:
                 "witness": {"patches": frame.witness_patches, "grid": list(self.grid)},
                 "novelty": frame.novelty,
                 "radius": frame.radius,
-                "file": str(frame.file.relative_to(self.path)),
+                "file": None if self.shadow else str(frame.file.relative_to(self.path)),
                 "bytes": frame.bytes,
+                **({"tags": self.tags_of(frame.unit)} if "tags" in self.meta else {}),
             }
 
     def check(self) -> list[Problem]:

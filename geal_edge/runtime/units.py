@@ -23,7 +23,7 @@ from geal_edge.runtime.frame import Frame, LostFrame
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unit:
-    """Frames of one source, in its order; at least one."""
+    """Frames of one source, in its order; at least one, but where a live source only says that time passes."""
 
     frames: tuple[Frame | LostFrame, ...]
 
@@ -134,12 +134,19 @@ def tolerance_ns(group_s: float) -> int:
     return round(group_s * 1e9)
 
 
-def units(items: Iterable[Frame | LostFrame], group_s: float | None = None) -> Iterator[Unit]:
+def units(items: Iterable[Frame | LostFrame | None], group_s: float | None = None) -> Iterator[Unit]:
     """Cut the frames of one source into units. Without `group_s` each is given away as soon as it is there; with it, once the
-    first frame of the next one is."""
+    first frame of the next one is. None, of a live source, ends the unit in hand, and comes out as a unit without frames: time
+    for what is due between units, also where no frame comes."""
     instants = Instants(group_s)
     gathered: list[Frame | LostFrame] = []
     for item in items:
+        if item is None:
+            if gathered:
+                yield Unit(frames=tuple(gathered))
+            instants, gathered = Instants(group_s), []
+            yield Unit(frames=())
+            continue
         begins = instants.begins(item.topic, item.capture_time_ns)
         if group_s is None:
             yield Unit(frames=(item,))

@@ -23,12 +23,13 @@ from geal_edge.runtime.encoder import Encoder
 from geal_edge.runtime.frame import Image, usable
 from geal_edge.runtime.observer import Silent
 from geal_edge.runtime.overlap import AHEAD
-from geal_edge.runtime.rounds import Rounds, powered_seconds
+from geal_edge.runtime.rounds import Rounds
 from geal_edge.runtime.sources import Source
 from geal_edge.runtime.spool import Spool
 from geal_edge.runtime.stopping import Stop
 from geal_edge.runtime.threads import one_blas_thread
 from geal_edge.runtime.units import JudgedFrame, JudgedUnit
+from geal_edge.runtime.vehicletime import powered_seconds
 
 STAGES = ("decode", "resize", "encode", "distil", "cluster", "score", "append")
 WARM_UP = 10

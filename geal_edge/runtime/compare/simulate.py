@@ -7,6 +7,7 @@ are one round, as if driven one after another on one day.
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 
@@ -111,3 +112,12 @@ class _OneRound:
 
     def note_round(self, *, elapsed_s: float, price: Price | None) -> None:
         self.round = replace(self.round, elapsed_s=elapsed_s, price=price)
+
+    def sizes(self, units: Sequence[int]) -> list[int]:
+        return [0 for _ in units]
+
+    def note_budget(self, state: dict[str, Any]) -> None:
+        """There are no caps but the budget."""
+
+    def event(self, name: str, **detail: Any) -> None:
+        """Nobody asks a simulation what happened."""

@@ -14,11 +14,8 @@ from geal_edge.runtime.sources import bagfolder, bags, drawn, images, video
 _DRAWN = re.compile(r"drawn:(\d+)(?::(\d+))?")
 
 
-class Source(Protocol):
-    """A recorded stream of frames. Nothing is read before it is asked for, and no more than one frame is held.
-
-    `tests/contracts.py` says in checks what every source keeps.
-    """
+class AnySource(Protocol):
+    """What recorded and live sources have in common: all that a spool must know of one."""
 
     @property
     def name(self) -> str:
@@ -30,7 +27,7 @@ class Source(Protocol):
 
     @property
     def kind(self) -> str:
-        """`images`, `video`, `bag` or `drawn`."""
+        """`images`, `video`, `bag`, `drawn` or `live`."""
 
     @property
     def fps(self) -> float | None:
@@ -46,6 +43,14 @@ class Source(Protocol):
 
     def fingerprint(self) -> str:
         """Tells two sources of one name apart; the same for the same files. `fps` is not part of it."""
+
+
+class Source(AnySource, Protocol):
+    """A recorded stream of frames. Nothing is read before it is asked for, and no more than one frame is held. A live one is
+    a LiveSource (runtime/live/).
+
+    `tests/contracts.py` says in checks what every source keeps.
+    """
 
     def frames(self, after: int = -1) -> Iterator[Frame | LostFrame]:
         """Every frame with a `frame_index` above `after`, in order; the same each time it is called.
@@ -73,8 +78,7 @@ def open_source(
 
     Raises UsageError for a call that cannot be meant, SourceError where nothing usable is there, MissingDependency.
     """
-    if name is not None and (not name.strip() or "/" in name or not name.isprintable()):
-        raise UsageError(f"--name {name!r}: must be a plain word or phrase without slashes")
+    require_plain_name(name)
     path, named_topics = _split_topics(spec)
     if os.path.lexists(path) and bagfolder.is_bag(path):
         return bags.BagSource(path, [*named_topics, *topics], name=name, fps=fps, group_s=group_s)
@@ -105,6 +109,12 @@ def open_source(
     raise SourceError(
         f"{spec}: neither an image nor a video by its ending (known: {known}), nor a bag ({' '.join(bagfolder.ENDINGS)})"
     )
+
+
+def require_plain_name(name: str | None) -> None:
+    """Raise UsageError for what cannot name a source."""
+    if name is not None and (not name.strip() or "/" in name or not name.isprintable()):
+        raise UsageError(f"--name {name!r}: must be a plain word or phrase without slashes")
 
 
 def _split_topics(spec: str) -> tuple[Path, list[str]]:

@@ -37,6 +37,7 @@ from geal_edge.runtime.sources.rosmessages import (
     carries_pictures,
     picture_in,
     prefix_bytes,
+    readable_picture,
     stamp_ns,
     why_unreadable,
 )
@@ -214,10 +215,7 @@ class BagSource:
         encoded: bytes | None = None
         encoding = ""
         try:
-            picture = picture_in(channel, unzipped(_read(messages, place)))
-            problem = why_unreadable(channel, picture.format if isinstance(picture, CompressedPicture) else "")
-            if problem:
-                raise FrameError("undecodable", f"{problem}.")
+            picture = readable_picture(channel, unzipped(_read(messages, place)))
             if isinstance(picture, CompressedPicture):
                 decoded = decode_image(picture.data)
                 image, encoded, encoding = decoded.image, decoded.encoded, decoded.encoding

@@ -85,7 +85,7 @@ class ImageSource:
     """
 
     def __init__(self, root: Path, files: Sequence[str], *, name: str, spec: str) -> None:
-        _require_pillow()
+        require_pillow()
         if not files:
             raise SourceError(f"{spec}: no image files were found there (looked for {' '.join(sorted(ENDINGS))})")
         self.root = root
@@ -154,9 +154,9 @@ def image_folder(path: Path, *, name: str | None = None) -> ImageSource:
 
     for folder, subfolders, names in os.walk(path, onerror=refuse):
         # A folder called x.jpg is taken for a frame (a lost one), not for a place to look into.
-        names += [name for name in subfolders if _is_image_name(name)]
-        subfolders[:] = [name for name in subfolders if not name.startswith(".") and not _is_image_name(name)]
-        files += [os.path.relpath(os.path.join(folder, name), path) for name in names if _is_image_name(name)]
+        names += [name for name in subfolders if is_image_name(name)]
+        subfolders[:] = [name for name in subfolders if not name.startswith(".") and not is_image_name(name)]
+        files += [os.path.relpath(os.path.join(folder, name), path) for name in names if is_image_name(name)]
     return ImageSource(path, files, name=name or own_name(path), spec=_text(os.path.abspath(path)))
 
 
@@ -165,7 +165,7 @@ def image_glob(pattern: str, *, name: str | None = None) -> ImageSource:
     folders = Path(pattern).parts
     fixed = next((number for number, part in enumerate(folders) if glob.has_magic(part)), len(folders) - 1)
     root = Path(*folders[:fixed])
-    matches = [match for match in glob.iglob(pattern, recursive=True) if _is_image_name(os.path.basename(match))]
+    matches = [match for match in glob.iglob(pattern, recursive=True) if is_image_name(os.path.basename(match))]
     files = [os.path.relpath(match, root) for match in matches]
     return ImageSource(root, files, name=name or own_name(root), spec=_text(os.path.abspath(pattern)))
 
@@ -194,7 +194,7 @@ def read_image(path: Path) -> DecodedImage:
     Raises FrameError with the reason `unreadable` (no plain file, or no right to read it), `empty`, `not_an_image`,
     `too_large` (over 100 megapixels by its header, or over 1 GiB: never decoded), `truncated` or `undecodable`.
     """
-    return decode_image(_read_file(path))
+    return decode_image(read_image_file(path))
 
 
 def decode_image(data: bytes) -> DecodedImage:
@@ -230,7 +230,7 @@ def decode_image(data: bytes) -> DecodedImage:
     return DecodedImage(image, data if encoding else None, encoding)
 
 
-def _read_file(path: Path) -> bytes:
+def read_image_file(path: Path) -> bytes:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
@@ -273,7 +273,7 @@ def _is_cut_off(data: bytes, error: Exception) -> bool:
     return isinstance(error, EOFError) or "truncated" in message or "eof" in message
 
 
-def _is_image_name(name: str) -> bool:
+def is_image_name(name: str) -> bool:
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in ENDINGS
 
 
@@ -284,7 +284,7 @@ def _size_of(path: Path) -> int:
         return -1
 
 
-def _require_pillow() -> None:
+def require_pillow() -> None:
     try:
         import PIL.Image  # noqa: F401
     except ImportError as error:

@@ -112,6 +112,15 @@ def picture_in(channel: "Channel", data: bytes) -> Picture:
         return _from_ros(channel.type, _RosFields(data, channel.encoding))
 
 
+def readable_picture(channel: "Channel", data: bytes) -> Picture:
+    """`picture_in`, where its picture can be decoded. Raises FrameError also where it cannot."""
+    picture = picture_in(channel, data)
+    problem = why_unreadable(channel, picture.format if isinstance(picture, CompressedPicture) else "")
+    if problem:
+        raise FrameError("undecodable", f"{problem}.")
+    return picture
+
+
 @contextmanager
 def _message_fields() -> Iterator[None]:
     """Turns whatever reading damaged fields raises into one FrameError."""

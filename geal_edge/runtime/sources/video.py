@@ -61,7 +61,7 @@ class VideoSource:
         self.spec = os.path.abspath(path)
         self.kind = "video"
         self.fps = fps
-        self._cv2 = _import_cv2()
+        self._cv2 = import_cv2()
         rate = Rate(fps)
         capture = self._open()
         try:
@@ -237,7 +237,7 @@ def _count(told: float) -> int:
     return int(told) if 0.0 < told < 1e9 else 0
 
 
-def _import_cv2() -> ModuleType:
+def import_cv2() -> ModuleType:
     # FFmpeg would write its own lines between ours, for every damaged frame. Both are read at OpenCV's first use.
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")

@@ -1,0 +1,220 @@
+"""A live source: cameras that see now, each on a thread of its own, as one stream of frames that never waits for anybody.
+
+    camera thread -> rate -> newest-frame queue -> frames(): the instant that waited longest, whatever was lost before it
+
+A live source is not resumed: what nobody looked at in time is gone, and is counted as lost with its reason. Only the numbers of
+its frames go on. `frames` yields None where a unit ends and where nothing came for a while, so that whoever reads can do what
+is due meanwhile. A camera that fails is opened again, later and later; that is an event, never a stop.
+
+Lost for: `queue_full` (newer frames pushed it out), `too_slow` (it waited longer than `latency_s`), and what an image file may be
+lost for (images.py).
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from threading import Event, Thread
+from typing import Any
+
+from geal_edge.errors import FrameError, SourceError, UsageError
+from geal_edge.runtime.frame import Frame, Image, LostFrame
+from geal_edge.runtime.live.camera import Camera
+from geal_edge.runtime.live.intake import Arrival, Arrivals, CameraIntake, Notice
+from geal_edge.runtime.sources.images import decode_image
+from geal_edge.runtime.units import tolerance_ns
+
+RATE_HZ = 2.0
+LATENCY_S = 2.0
+IDLE_S = 0.5
+"""Seconds without a frame after which `frames` says so."""
+GRACE_S = 0.2
+"""Seconds that the first frame of an instant waits for those of the other cameras."""
+SILENT_S = 5.0
+"""Seconds without a shot after which a camera is said to be silent."""
+FIRST_RETRY_S, LAST_RETRY_S = 1.0, 30.0
+
+
+class LiveSource:
+    """Cameras as a Source (sources/__init__.py) whose `frames` has no end and yields None in between.
+
+    rate_hz    frames of each camera that are looked at, per second
+    group_s    frames of several cameras whose capture times differ by at most this are one unit
+    latency_s  a frame that waited longer than this is lost
+    for_s      ends after so many seconds; None: when it is told to
+
+    Raises UsageError for two cameras of one name, or numbers that cannot be meant.
+    """
+
+    def __init__(
+        self,
+        cameras: Sequence[Camera],
+        *,
+        name: str = "live",
+        rate_hz: float = RATE_HZ,
+        group_s: float | None = None,
+        latency_s: float = LATENCY_S,
+        for_s: float | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        names = [camera.name for camera in cameras]
+        if len(set(names)) < len(names):
+            raise UsageError(f"two cameras have the name {max(names, key=names.count)!r}: give each once")
+        if not 0.0 < rate_hz < float("inf"):
+            raise UsageError(f"fps = {rate_hz}: must be a number of frames per second above 0")
+        self.name = name
+        self.spec = ", ".join(camera.spec for camera in cameras)
+        self.kind = "live"
+        self.fps: float | None = None  # the rate may be another at the next start: nothing is resumed
+        self.size: tuple[int, int] | None = None
+        self.frame_count: int | None = None
+        self.topics = tuple(names)
+        self._cameras = tuple(cameras)
+        self._latency_s = latency_s
+        self._for_s = for_s
+        self._monotonic = monotonic
+        self._arrivals = Arrivals(None if group_s is None else tolerance_ns(group_s))
+        self._intakes = {c.name: CameraIntake(c.name, self._arrivals, rate_hz, monotonic) for c in cameras}
+        self._silent: set[str] = set()
+        self._formats: dict[str, tuple[int, ...]] = {}  # (width, height)
+
+    def fingerprint(self) -> str:
+        return "live:" + self.spec
+
+    def frames(self, after: int = -1) -> Iterator[Frame | LostFrame | None]:
+        """Frames from now on, numbered from `after` + 1; None between units. Closing it stops the cameras' threads."""
+        stopped = Event()
+        threads = [Thread(target=self._work, args=(camera, stopped), daemon=True) for camera in self._cameras]
+        for thread in threads:
+            thread.start()
+        index = after
+        end_s = None if self._for_s is None else self._monotonic() + self._for_s
+        try:
+            while end_s is None or self._monotonic() < end_s:
+                arrivals = self._take(IDLE_S if end_s is None else min(IDLE_S, end_s - self._monotonic()))
+                for lost in self._arrivals.take_lost():
+                    for _ in range(lost.count):
+                        index += 1
+                        yield LostFrame(
+                            id=f"{self.name}#{lost.camera}@lost-{index}",
+                            source=self.name,
+                            frame_index=index,
+                            capture_time_ns=None,
+                            reason=lost.reason,
+                            detail=lost.detail,
+                            topic=lost.camera,
+                        )
+                for arrival in arrivals:
+                    index += 1
+                    yield self._frame(arrival, index)
+                yield None
+        finally:
+            stopped.set()
+            for thread in threads:
+                thread.join(timeout=FIRST_RETRY_S)  # a driver may hang in the kernel: it must not hold up the end
+
+    def take_notices(self) -> list[Notice]:
+        """What happened to cameras since this was last asked."""
+        self._look_for_silence()
+        return self._arrivals.take_notices()
+
+    def take_end_of_trip(self) -> bool:
+        """Whether a camera's side has said, since this was last asked, that the trip is over."""
+        with self._arrivals.changed:
+            over, self._arrivals.trip_over = self._arrivals.trip_over, False
+        return over
+
+    def _take(self, wait_s: float) -> list[Arrival]:
+        """The frames of the instant that waited longest, once they are complete or late; none after `wait_s` without any."""
+        waiting = self._arrivals
+        until = self._monotonic() + wait_s
+        with waiting.changed:
+            while True:
+                if waiting.crashed is not None:
+                    raise waiting.crashed
+                self._lose_late()
+                instant = waiting.instant_of(waiting.pending[0]) if waiting.pending else []
+                if instant:
+                    until = instant[0].arrived_s + GRACE_S
+                now = self._monotonic()
+                if not instant and waiting.any_lost:
+                    return []
+                whole = instant and (not waiting.grouped or waiting.live <= {arrival.camera for arrival in instant})
+                if whole or now >= until:
+                    for arrival in instant:
+                        waiting.pending.remove(arrival)
+                    return instant
+                waiting.changed.wait(until - now)
+
+    def _lose_late(self) -> None:
+        oldest_s = self._monotonic() - self._latency_s
+        for late in [arrival for arrival in self._arrivals.pending if arrival.arrived_s < oldest_s]:
+            self._arrivals.pending.remove(late)
+            detail = f"it waited for more than {self._latency_s:g} s."
+            self._arrivals.lose(late.camera, "too_slow", detail)
+
+    def _frame(self, arrival: Arrival, index: int) -> Frame | LostFrame:
+        common: dict[str, Any] = {
+            "id": f"{self.name}#{arrival.id}",
+            "source": self.name,
+            "frame_index": index,
+            "capture_time_ns": arrival.capture_time_ns,
+            "topic": arrival.camera,
+        }
+        if not isinstance(arrival.picture, bytes):
+            self._watch_format(arrival.camera, arrival.picture)
+            return Frame(image=arrival.picture, **common)
+        try:
+            decoded = decode_image(arrival.picture)
+        except FrameError as error:
+            return LostFrame(reason=error.reason, detail=error.detail, **common)
+        self._watch_format(arrival.camera, decoded.image)
+        return Frame(image=decoded.image, encoded=decoded.encoded, encoding=decoded.encoding, **common)
+
+    def _watch_format(self, camera: str, image: Image) -> None:
+        was, now = self._formats.get(camera), image.shape[1::-1]
+        if was is not None and was != now:
+            self._intakes[camera].notice("format_changed", was=list(was), now=list(now))
+        self._formats[camera] = now
+
+    def _work(self, camera: Camera, stopped: Event) -> None:
+        """A camera's thread."""
+        intake = self._intakes[camera.name]
+        intake.last_offer_s = (
+            self._monotonic()
+        )  # what came before, such as loading the model, is no silence of the camera
+        retry_s = FIRST_RETRY_S
+        try:
+            while not stopped.is_set():
+                before = intake.offered
+                self._set_live(camera.name, True)
+                try:
+                    camera.watch(intake, stopped)
+                    reason = "it ended"
+                except SourceError as error:
+                    reason = str(error)
+                if stopped.is_set():
+                    return
+                self._set_live(camera.name, False)
+                retry_s = FIRST_RETRY_S if intake.offered > before else min(2.0 * retry_s, LAST_RETRY_S)
+                intake.notice("camera_lost", reason=reason, retry_in_s=retry_s)
+                stopped.wait(retry_s)
+        except BaseException as error:  # noqa: BLE001  a fault of ours must not end a thread in silence
+            with self._arrivals.changed:
+                self._arrivals.crashed = error
+                self._arrivals.changed.notify_all()
+
+    def _set_live(self, camera: str, live: bool) -> None:
+        with self._arrivals.changed:
+            (self._arrivals.live.add if live else self._arrivals.live.discard)(camera)
+
+    def _look_for_silence(self) -> None:
+        now = self._monotonic()
+        for name, intake in self._intakes.items():
+            silent_s = now - intake.last_offer_s
+            if silent_s >= SILENT_S and name not in self._silent:
+                self._silent.add(name)
+                self._set_live(name, False)  # an instant does not wait for it
+                intake.notice("camera_silent", silent_s=round(silent_s, 1))
+            elif silent_s < SILENT_S and name in self._silent:
+                self._silent.discard(name)
+                self._set_live(name, True)
+                intake.notice("camera_back")
