@@ -8,7 +8,7 @@ BIN := .venv/bin
 unexport PYTHONPATH
 unexport PYTHONHOME
 
-.PHONY: help demo test lint format check oracle test-rtx test-numpy1 test-py313 test-drives lock wheel clean venv
+.PHONY: help demo test lint format check oracle test-rtx test-numpy1 test-py313 test-drives chaos lock wheel clean venv
 .DEFAULT_GOAL := help
 
 help:
@@ -22,6 +22,7 @@ help:
 	@echo "make test-numpy1          the tests on Python 3.10 with numpy 1.26"
 	@echo "make test-py313           the tests on Python 3.13"
 	@echo "make test-drives          minutes on recorded drives, where sample data lies beside the checkout: kills, budgets"
+	@echo "make chaos                the power is cut at every system call of short drives, and every sync is taken out once"
 	@echo "make lock                 write requirements/*.txt anew from pyproject.toml, keeping the pins that still fit"
 	@echo "make wheel                build the wheel into dist/"
 	@echo "make clean                remove environments, caches and build results"
@@ -71,6 +72,9 @@ test-py313:
 
 test-drives: venv
 	@$(BIN)/python -m pytest tests/slow
+
+chaos: venv
+	@$(BIN)/python -m pytest tests/chaos -s
 
 # The files name no index and no address. To raise a pin, delete its lines (or the file) first.
 LOCK = UV_PYTHON_DOWNLOADS=never UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile pyproject.toml --quiet \

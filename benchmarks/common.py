@@ -3,10 +3,12 @@
 import json
 import os
 import platform
-import statistics
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from geal_edge.runtime.compare.cover import spread as spread_of
 
 
 def machine() -> dict[str, Any]:
@@ -27,11 +29,7 @@ def machine() -> dict[str, Any]:
 
 def spread(values: Sequence[float]) -> dict[str, float]:
     """Median with the 10th and 90th percentile."""
-    ordered = sorted(values)
-    if len(ordered) < 2:
-        return {"median": ordered[0], "p10": ordered[0], "p90": ordered[0]}
-    deciles = statistics.quantiles(ordered, n=10, method="inclusive")
-    return {"median": statistics.median(ordered), "p10": deciles[0], "p90": deciles[-1]}
+    return asdict(spread_of(values))
 
 
 def show(title: str, rows: dict[str, dict[str, float]], facts: dict[str, Any], *, as_json: bool) -> None:

@@ -22,9 +22,9 @@ from benchmarks.memory import read_drives
 from geal_edge.models.bundle import Bundle
 from geal_edge.runtime.baselines import facility_location, random_order, uniform_in_time
 from geal_edge.runtime.clusters import KnowledgeClusters, Rows
+from geal_edge.runtime.compare.cover import covers
 from geal_edge.runtime.coverage import StreamingCoverage
-from geal_edge.runtime.distance import squared_distances
-from geal_edge.runtime.kcenter import draw_first, k_center_order, offsets_of
+from geal_edge.runtime.kcenter import draw_first, k_center_greedy, offsets_of
 from geal_edge.runtime.ladder import Ladder
 from geal_edge.runtime.threads import one_blas_thread
 
@@ -93,8 +93,9 @@ def one_order(frames: list[Rows], budget: int, seed: int) -> dict[str, dict[str,
     held = [by_ladder[unit] for unit in ladder.retained]
     inside = np.concatenate([frames[index] for index in held])
     again = facility_location(inside, offsets_of([frames[i] for i in held]), budget, units=range(len(held)), seed=seed)
+    greedy = k_center_greedy(rows, offsets, budget, first=draw_first(len(frames), seed), row_distances=False)
     orders = {
-        "offline geal": k_center_order(rows, offsets, budget, first=draw_first(len(frames), seed)),
+        "offline geal": [pick.unit for pick in greedy],
         "offline facility location": facility_location(rows, offsets, budget, units=range(len(frames)), seed=seed),
         "ladder": [by_ladder[pick.unit] for pick in ladder.selected()],
         "ladder, facility location among its retained": [held[index] for index in again],
@@ -102,11 +103,16 @@ def one_order(frames: list[Rows], budget: int, seed: int) -> dict[str, dict[str,
         "uniform in time": uniform_in_time(len(frames), budget),
         "random": random_order(len(frames), budget, seed),
     }
-    covers = {strategy: cover(frames, order) for strategy, order in orders.items()}
-    radius, mean = covers["offline geal"]
+    found = {strategy: covers(rows, offsets, order, [budget])[0] for strategy, order in orders.items()}
+    geal = found["offline geal"]
     results = {
-        strategy: {"radius": r, "mean": m, "radius_over_geal": r / radius, "mean_over_geal": m / mean}
-        for strategy, (r, m) in covers.items()
+        strategy: {
+            "radius": cover.radius,
+            "mean": cover.mean,
+            "radius_over_geal": cover.radius / geal.radius,
+            "mean_over_geal": cover.mean / geal.mean,
+        }
+        for strategy, cover in found.items()
     }
     results["ladder"]["retained"] = passed_ladder
     results["streaming facility location"] |= {"retained": passed_coverage, "time_over_ladder": coverage_s / ladder_s}
@@ -133,13 +139,6 @@ def judged(selector: Ladder | StreamingCoverage, rows: Rows) -> tuple[bool, int]
     covering = selector.score(clusters)
     selector.learn(covering)
     return covering.retain, covering.unit
-
-
-def cover(frames: list[Rows], picked: list[int]) -> tuple[float, float]:
-    """(largest, mean) chord from every cluster to the nearest one of the frames picked."""
-    near = np.concatenate([frames[index] for index in picked])
-    chords = np.sqrt(np.concatenate([squared_distances(rows, near).min(axis=1) for rows in frames]))
-    return float(chords.max()), float(chords.mean())
 
 
 if __name__ == "__main__":

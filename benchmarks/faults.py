@@ -142,6 +142,7 @@ class Asked(Guard):
         """What counts of a frame, or the reason why it is gated."""
         if self._asked == "none":
             return seen.clusters
+        self.advance(seen.frame)
         try:
             self.weigh(seen.frame, seen.quality)
         except FrameGated as gate:

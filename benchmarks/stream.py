@@ -15,7 +15,6 @@ quality  cover radius and mean cover (chord from every cluster of every frame to
 """
 
 import argparse
-import math
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -23,21 +22,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from benchmarks.common import show, spread
 from geal_edge.models.bundle import Bundle
 from geal_edge.runtime import pool
 from geal_edge.runtime.backends.ort import OrtCpu
 from geal_edge.runtime.baselines import random_order, uniform_in_time
-from geal_edge.runtime.clusters import KnowledgeClusters
+from geal_edge.runtime.clusters import IntArray, KnowledgeClusters, Rows
+from geal_edge.runtime.compare.cover import covers
+from geal_edge.runtime.compare.simulate import released
 from geal_edge.runtime.encoder import Encoder
 from geal_edge.runtime.features import Features, LateEncoder
 from geal_edge.runtime.kcenter import k_center_greedy, offsets_of
 from geal_edge.runtime.ladder import Ladder
 from geal_edge.runtime.observer import Silent
-from geal_edge.runtime.release import due
-from geal_edge.runtime.resident import squares
+from geal_edge.runtime.release import ReleaseRule
 from geal_edge.runtime.sources import open_source
 from geal_edge.runtime.threads import one_blas_thread
 
@@ -154,15 +153,15 @@ def quality(
             picks = k_center_greedy(rows, offsets, max(budgets), first=drawn)
             greedy.append([pick.unit for pick in picks])
         for budget in budgets:
-            best = [cover(frames, picked[:budget]) for picked in greedy]
+            best = [cover(rows, offsets, picked[:budget]) for picked in greedy]
             offline[budget] += best
             for name, picked in (
-                ("ladder", streamed(frames, budget)),
-                ("paced", paced(frames, budget)),
+                ("ladder", simulated(frames, budget, "round_end")),
+                ("paced", simulated(frames, budget, "paced")),
                 ("uniform in time", uniform_in_time(len(frames), budget)),
                 ("random", random_order(len(frames), budget, seed)),
             ):
-                radius, mean = cover(frames, picked)
+                radius, mean = cover(rows, offsets, picked)
                 ratios.setdefault((budget, name), []).extend((radius / r, mean / m) for r, m in best)
     shown = {}
     for budget in budgets:
@@ -171,6 +170,11 @@ def quality(
             if of == budget:
                 shown[f"{budget} frames, {name} over offline"] = summary(values)
     return shown
+
+
+def cover(rows: Rows, offsets: IntArray, picked: Sequence[int]) -> tuple[float, float]:
+    (found,) = covers(rows, offsets, picked, [len(picked)])
+    return found.radius, found.mean
 
 
 def summary(values: Sequence[tuple[float, float]]) -> dict[str, float]:
@@ -186,44 +190,9 @@ def summary(values: Sequence[tuple[float, float]]) -> dict[str, float]:
     }
 
 
-def streamed(frames: Sequence[KnowledgeClusters], budget: int) -> list[int]:
-    """Indices of the frames that a round's end releases."""
-    ladder = Ladder(capacity=budget)
-    index_of = {}
-    for i, clusters in enumerate(frames):
-        decision = ladder.score(clusters)
-        index_of[decision.unit] = i  # a frame that is not retained leaves its number to the next
-        ladder.learn(decision)
-    return [index_of[selected.unit] for selected in ladder.selected()]
-
-
-def paced(frames: Sequence[KnowledgeClusters], budget: int) -> list[int]:
-    """Indices of the frames that an always-on link has sent at the end of the round."""
-    ladder = Ladder(capacity=budget)
-    index_of = {}
-    for i, clusters in enumerate(frames):
-        decision = ladder.score(clusters)
-        index_of[decision.unit] = i
-        ladder.learn(decision)
-        progress = (i + 1) / len(frames)
-        count = due("paced", budget=budget, released=len(ladder.released), progress=progress)
-        if count:  # as rounds do: what adds little waits, until the round ends
-            beyond = (ladder.radius or 0.0) if progress < 1.0 else -1.0
-            ladder.learn_release(ladder.release(count, beyond=beyond))
-    return [index_of[unit] for unit in ladder.released]
-
-
-def cover(frames: Sequence[KnowledgeClusters], picked: Sequence[int]) -> tuple[float, float]:
-    """(radius, mean) of the chord from every cluster to the nearest one that was picked; in fp32, to about 1e-5."""
-    centres = np.concatenate([frames[unit].rows for unit in picked]).astype(np.float32)
-    lengths = squares(centres)
-    chords: list[npt.NDArray[np.float32]] = []
-    for begin in range(0, len(frames), 200):
-        rows = np.concatenate([clusters.rows for clusters in frames[begin : begin + 200]]).astype(np.float32)
-        nearest = (squares(rows)[:, None] + lengths - 2.0 * (rows @ centres.T)).min(axis=1)
-        chords.append(np.sqrt(np.maximum(nearest, 0.0)))
-    every = np.concatenate(chords)
-    return float(every.max()), math.fsum(every) / len(every)
+def simulated(frames: Sequence[KnowledgeClusters], budget: int, rule: ReleaseRule) -> list[int]:
+    """Indices of the frames that an always-on link has sent at the end of the round; a frame is a second."""
+    return released(frames, budget, rule, seconds=range(len(frames)), length_s=len(frames))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@
     |  |- SpoolDamaged                  16   ... because what is on disk contradicts itself
     |- FeatureSpaceMismatch             17   clusters of two feature spaces would be compared
     |- StorageError                     18   the disk refused a write: full, read-only, failing
+    |- MachineNotReady                  23   never raised: how `doctor` ends where something is broken
 
 `Interrupted` (130, Ctrl-C or SIGTERM) is not an error of ours or the user's: the work done so far is safe on disk.
 A message says what, where, what was expected, and what to do. Lower libraries' exceptions become one of these at one
@@ -167,6 +168,12 @@ class StorageError(GealEdgeError):
     """The disk refused a write: full, read-only, failing. A bad disk stops the service; nothing acknowledged is lost."""
 
     exit_code = 18
+
+
+class MachineNotReady(GealEdgeError):
+    """Something that geal-edge needs is broken on this machine; `doctor` has said what."""
+
+    exit_code = 23
 
 
 class Interrupted(GealEdgeError):

@@ -1,18 +1,23 @@
 """The other side of our borders, for tests: a source made of frames in memory, a clock that is told, a disk that dies."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from geal_edge.errors import FrameError
+from geal_edge.runtime import pipeline
 from geal_edge.runtime.clusters import KnowledgeClusters
 from geal_edge.runtime.frame import Frame, LostFrame
+from geal_edge.runtime.guard import Guard
+from geal_edge.runtime.pipeline import encode_unit
+from geal_edge.runtime.prepare import prepare
 from geal_edge.runtime.spool import Spool
 from geal_edge.runtime.stopping import Stop, T
-from geal_edge.runtime.units import JudgedFrame, JudgedUnit
+from geal_edge.runtime.units import JudgedFrame, JudgedUnit, Unit
 
 
 @dataclass
@@ -151,6 +156,13 @@ def lost(item: Frame | LostFrame, reason: str, detail: str) -> JudgedUnit:
     return JudgedUnit(frames=(), lost=((item, FrameError(reason, detail)),))
 
 
+def judge_unit(unit: Unit, encoder, guard: Guard | None = None) -> JudgedUnit:
+    """A unit through the pipeline up to its clusters, at once and in one thread."""
+    manifest = encoder.bundle.manifest
+    encoded = encode_unit(encoder, deque(), [prepare(item, manifest, guard) for item in unit.frames])
+    return pipeline.judge(encoded, manifest.clusters, guard)
+
+
 def judge(spool: Spool, ladder, item: Frame, clusters) -> None:
     """One frame through the last three lines of the pipeline."""
     decision = ladder.score(clusters)
@@ -178,7 +190,7 @@ class StopAfter(Stop):
         super().__init__()
         self.left = n
 
-    def between(self, items: Iterable[T]) -> Iterator[T]:
+    def between(self, items: Iterable[T]) -> Generator[T, None, None]:
         for item in super().between(items):
             self.left -= 1
             if self.left == 0:

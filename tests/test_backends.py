@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -95,6 +96,20 @@ with OrtCpu(Path({str(tiny_bundle.graph)!r})):
     bare = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"}
     out = subprocess.run([sys.executable, "-c", script], env=bare, capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "1"
+
+
+@pytest.mark.skipif(find_spec("openvino") is None, reason="needs OpenVINO: pip install 'geal-edge[openvino]'")
+def test_openvino_reports_nothing_and_leaves_nothing_in_the_users_home(tiny_bundle, tmp_path):
+    script = f"""
+from pathlib import Path
+from geal_edge.runtime.backends.openvino import OpenVino
+with OpenVino(Path({str(tiny_bundle.graph)!r})):
+    pass
+"""
+    # Where CI is set OpenVINO would be silent by itself.
+    anyone = {**{k: v for k, v in os.environ.items() if k != "CI"}, "HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", script], env=anyone, check=True)
+    assert list(tmp_path.iterdir()) == []
 
 
 class Answering(OrtCpu):

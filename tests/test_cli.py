@@ -104,13 +104,16 @@ def test_select_writes_picks_and_inspect_reads_all_that_was_written(cli, spool, 
         (tiny_bundle.path, "160 wide x 160 high"),
         (spool, "60 seen"),
         (picks, "4 selected"),
-        (stored, "ts-"),
+        (stored, "10 rows x 10 columns"),
     ):
         code, out, _ = cli("inspect", path)
         assert code == 0
         assert words in out
         code, out, _ = cli("inspect", path, "--json")
         assert json.loads(out)["schema"].startswith("geal-edge/")
+    (stored / "features.json").write_text("{")
+    code, _, error = cli("inspect", stored)
+    assert (code, "not JSON" in error, "Traceback" in error) == (16, True, False)
 
 
 def test_a_pool_smaller_than_the_budget_is_said(cli, tiny_bundle, tmp_path):
@@ -349,7 +352,7 @@ def test_every_command_has_an_example_and_a_place_in_the_help(cli):
     group: Any = get_command(app)
     assert set(group.commands) == {
         "export", "inspect", "select", "report", "extract", "run", "status", "list", "check", "memory",
-        "demo", "verify", "build",
+        "demo", "doctor", "verify", "build", "compare",
     }  # fmt: skip
     for name, command in group.commands.items():
         assert f"geal-edge {name}" in command.help, name

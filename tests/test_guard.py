@@ -22,7 +22,7 @@ from geal_edge.runtime.sources import open_source
 from geal_edge.runtime.sources.bags import BagSource
 from geal_edge.runtime.spoolview import open_view
 from geal_edge.runtime.units import units
-from tests.fakes import Died, MemorySource, StopAfter, dying_disk
+from tests.fakes import Died, MemorySource, StopAfter, dying_disk, judge_unit
 from tests.guards import film, street
 from tests.recordings import PERIOD_NS, START_NS, compressed, write_mcap
 from tests.streams import random_stream
@@ -69,6 +69,7 @@ def test_an_object_counts_from_its_second_frame_on_and_a_flash_never_does():
     guard, frames = Guard("all"), film([street(i) for i in range(6)])
     told = []
     for frame, rows in zip(frames, (ROW, ROW, OTHER, ROW, np.concatenate([ROW, -OTHER]), -OTHER), strict=True):
+        guard.advance(frame)
         guard.before(frame)
         try:
             told.append(guard.counts(frame, rows).tolist())
@@ -82,6 +83,7 @@ def test_a_broken_frame_does_not_unsettle_the_one_behind_it():
     told = []
     for frame in film(pictures):
         try:
+            guard.advance(frame)
             guard.before(frame)
             told.append(guard.counts(frame, ROW).tolist())
         except FrameGated as gate:
@@ -94,6 +96,7 @@ def test_a_picture_that_comes_again_and_again_is_frozen_until_it_moves():
     guard, told = Guard("all"), []
     for frame in film([street(0)] * 6 + [street(1)]):
         try:
+            guard.advance(frame)
             guard.before(frame)
             told.append("")
         except FrameGated as gate:
@@ -105,12 +108,15 @@ def test_cameras_of_one_recording_are_guarded_each_by_itself():
     guard = Guard("all")
     left, right = film([street(0), street(1)], topic="/left"), film([street(0), street(1)], topic="/right")
     for frame, rows in ((left[0], ROW), (right[0], OTHER)):
+        guard.advance(frame)
         guard.before(frame)
         with pytest.raises(FrameGated, match="fleeting"):
             guard.counts(frame, rows)
+    guard.advance(right[1])
     guard.before(right[1])
     with pytest.raises(FrameGated, match="fleeting"):
         guard.counts(right[1], ROW)  # seen by the other camera alone
+    guard.advance(left[1])
     guard.before(left[1])
     assert guard.counts(left[1], ROW).all()
 
@@ -138,6 +144,7 @@ def test_a_guard_that_is_shown_the_last_frames_again_judges_as_one_that_saw_all(
         told = []
         for frame in map(usable, source.frames(after=after)):
             try:
+                guard.advance(frame)
                 guard.before(frame)
                 told.append(guard.counts(frame, clusters_of(frame, encoder).rows).tolist())
             except FrameGated as gate:
@@ -274,14 +281,14 @@ def test_each_camera_of_a_unit_is_judged_as_if_it_were_alone(two_cameras, encode
     guard = Guard(kind)
     grouped: dict[str, str] = {}
     for unit in units(open_source(str(two_cameras), group_s=GROUP_S).frames(), GROUP_S):
-        judged = pipeline.judge(unit, encoder, guard)
+        judged = judge_unit(unit, encoder, guard)
         grouped.update({gated.id: gate.reason for gated, gate in judged.gated})
         assert len(judged.frames) + len(judged.gated) == len(unit.frames)
     alone: dict[str, str] = {}
     for camera in (LEFT, RIGHT):
         guard = Guard(kind)
         for unit in units(BagSource(two_cameras, [camera]).frames()):
-            alone.update({gated.id: gate.reason for gated, gate in pipeline.judge(unit, encoder, guard).gated})
+            alone.update({gated.id: gate.reason for gated, gate in judge_unit(unit, encoder, guard).gated})
     assert grouped == alone
     assert Counter(alone.values()) == GATED[kind]
 
@@ -324,7 +331,7 @@ def test_a_camera_in_the_dark_is_one_event_while_the_other_is_judged(two_cameras
 def test_a_guarded_pool_has_the_units_that_a_guarded_run_judges(two_cameras, encoder, tiny_bundle):
     source = open_source(str(two_cameras), group_s=GROUP_S)
     guard = Guard("all")
-    judged = [pipeline.judge(unit, encoder, guard) for unit in units(source.frames(), GROUP_S)]
+    judged = [judge_unit(unit, encoder, guard) for unit in units(source.frames(), GROUP_S)]
     selection = pool.select(
         [source], encoder=encoder, budget=2 * INSTANTS, group_s=GROUP_S, guard="all", watch=Silent()
     )

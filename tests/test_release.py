@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.stream import paced
 from geal_edge.runtime.baselines import uniform_in_time
 from geal_edge.runtime.clusters import KnowledgeClusters, unit_rows
+from geal_edge.runtime.compare import simulate
 from geal_edge.runtime.distance import squared_distances
 from geal_edge.runtime.ladder import Ladder
 from geal_edge.runtime.release import Price, due
@@ -144,5 +144,7 @@ def test_a_link_that_is_always_on_ends_no_worse_in_mean_cover_than_sampling_even
     for seed in range(4):
         frames = drive(seed, 400)
         uniform = mean_cover(frames, uniform_in_time(len(frames), 30))
-        ratios.append(mean_cover(frames, paced(frames, 30)) / uniform)
+        ratios.append(
+            mean_cover(frames, simulate.released(frames, 30, "paced", seconds=range(400), length_s=400)) / uniform
+        )
     assert np.median(ratios) <= 1.0

@@ -33,7 +33,7 @@ from geal_edge.runtime.sources.bags import BagSource
 from geal_edge.runtime.spool import Spool
 from geal_edge.runtime.spoolview import open_view
 from geal_edge.runtime.units import JudgedFrame, JudgedUnit, recorded_at, units
-from tests.fakes import Clock, Died, MemorySource, StopAfter, dying_disk, frame
+from tests.fakes import Clock, Died, MemorySource, StopAfter, dying_disk, frame, judge_unit
 from tests.recordings import PERIOD_NS, START_NS, Said, compressed, write_mcap
 from tests.streams import adversarial_stream, random_stream
 from tests.test_spool import settings
@@ -253,7 +253,7 @@ def test_the_certificate_holds_for_every_frame_of_every_unit(filled, drive, enco
 
 
 def test_one_broken_camera_does_not_lose_the_others_of_its_instant(drive, encoder):
-    judged = [pipeline.judge(unit, encoder) for unit in units(grouped(drive).frames(), GROUP_S)]
+    judged = [judge_unit(unit, encoder) for unit in units(grouped(drive).frames(), GROUP_S)]
     sizes = [(len(unit.frames), len(unit.lost)) for unit in judged]
     assert sizes == [(3, 0), (3, 0), (2, 0), (2, 1), (3, 0), (0, 3), *[(3, 0)] * 6]
 
@@ -368,7 +368,7 @@ def units_in(picks: dict[str, Any]) -> list[list[str]]:
 
 
 def test_a_pool_is_cut_into_the_units_that_a_run_judges(drive, encoder):
-    judged = [pipeline.judge(unit, encoder) for unit in units(grouped(drive).frames(), GROUP_S)]
+    judged = [judge_unit(unit, encoder) for unit in units(grouped(drive).frames(), GROUP_S)]
     of_run = [[f.frame.id for f in unit.frames] for unit in judged if unit.frames]
     assert sorted(units_in(picked([grouped(drive)], encoder, budget=99))) == sorted(of_run)
 

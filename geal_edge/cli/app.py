@@ -8,7 +8,9 @@ import geal_edge
 from geal_edge.cli import (
     build,
     check,
+    compare,
     demo,
+    doctor,
     export,
     extract,
     inspect,
@@ -39,6 +41,7 @@ app.command("build", rich_help_panel=MODEL)(build.build)
 app.command("verify", rich_help_panel=MODEL)(verify.verify)
 app.command("inspect", rich_help_panel=MODEL)(inspect.inspect)
 app.command("select", rich_help_panel=CHOOSE)(select.select)
+app.command("compare", rich_help_panel=CHOOSE)(compare.compare)
 app.command("report", rich_help_panel=CHOOSE)(report.report)
 app.command("extract", rich_help_panel=CHOOSE)(extract.extract)
 app.command("run", rich_help_panel=VEHICLE)(run.run)
@@ -46,6 +49,7 @@ app.command("status", rich_help_panel=VEHICLE)(status.status)
 app.command("list", rich_help_panel=VEHICLE)(list_.list_selected)
 app.command("check", rich_help_panel=VEHICLE)(check.check)
 app.add_typer(memory.memory, name="memory", rich_help_panel=VEHICLE)
+app.command("doctor", rich_help_panel=HELP)(doctor.doctor)
 app.command("demo", rich_help_panel=HELP)(demo.demo)
 
 

@@ -12,7 +12,7 @@ from geal_edge.cli.memory import memory_lines
 from geal_edge.cli.status import status_lines
 from geal_edge.errors import UsageError
 from geal_edge.models.bundle import MANIFEST_FILE, Bundle, output_dtype
-from geal_edge.runtime.features import HEAD
+from geal_edge.runtime.features import HEAD, read_head
 from geal_edge.runtime.memoryfile import is_memory, memory_json, read_memory
 from geal_edge.runtime.pool import read_picks
 from geal_edge.runtime.spooldb import DATABASE
@@ -38,7 +38,7 @@ def inspect(
             data = view.status()
         lines = status_lines(path, data)
     elif (path / HEAD).is_file():
-        data = json.loads((path / HEAD).read_text())
+        data = read_head(path)
         lines = features_lines(path, data)
     elif is_memory(path):
         data = memory_json(path, read_memory(path))
@@ -82,8 +82,16 @@ def bundle_lines(bundle: Bundle) -> Iterator[str]:
 
 def features_lines(path: Path, data: dict[str, Any]) -> Iterator[str]:
     yield f"stored features {path}"
-    for name, value in data.items():
-        yield f"  {name:<14} {value}"
+    untrained = " (UNTRAINED)" if data["untrained"] else ""
+    seen, (rows, columns) = data["input"], data["grid"]
+    yield f"  token space    {data['token_space']}"
+    yield f"  made by        {data['producer']}"
+    yield f"  weights        {data['weights']}{untrained}, tap {data['tap']!r}"
+    yield f"  input          {seen['width']} wide x {seen['height']} high, {seen['resize']}"
+    yield f"  normalisation  mean {seen['mean']} std {seen['std']}"
+    yield f"  patches        {rows} rows x {columns} columns"
+    for name, shape in data["arrays"].items():
+        yield f"  array          {name}: {' x '.join(map(str, shape))} per frame"
 
 
 def picks_lines(path: Path, data: dict[str, Any]) -> Iterator[str]:

@@ -202,7 +202,7 @@ def select(
         picks = pool.picks_json(selection, named, encoder.bundle, budget=budget, seed=seed)
         pool.write_picks(out, picks)
         frames = picks["frames"]
-        already = f", {frames['known']} known" if known else ""
+        already = known_words(frames["known"], picks["known"])
         gated = f", {frames['gated']} gated" if guard else ""
         units = "" if group is None else f" in {len(selection.picks)} units"
         watch.say(
@@ -258,3 +258,19 @@ def _config(
 def _set(options: dict[str, Any]) -> dict[str, Any]:
     """Those that were given."""
     return {name: value for name, value in options.items() if value is not None}
+
+
+def known_words(in_pool: int, paths: Sequence[dict[str, Any]]) -> str:
+    """How many frames of the pool are known; a label export's pictures may cover it though none of them is in it.
+
+    >>> known_words(2, [{"frames": 2}])
+    ', 2 known'
+    >>> known_words(0, [{"frames": 31}])
+    ', 0 known (31 known frames from elsewhere count as covered)'
+    """
+    if not paths:
+        return ""
+    elsewhere = sum(path["frames"] for path in paths) - in_pool
+    return f", {in_pool} known" + (
+        f" ({elsewhere} known frames from elsewhere count as covered)" if elsewhere > 0 else ""
+    )

@@ -139,10 +139,10 @@ def facility_location(
     points = rows[_sample(len(rows), seed)]
     nearest: Float64 = np.full(len(points), 2.0)
     if known is not None and len(known):
-        nearest = np.minimum(nearest, np.sqrt(_nearest(points, known)))
+        nearest = np.minimum(nearest, np.sqrt(nearest_squared(points, known)))
     return cover_greedily(
         # Anew at each look: all at once may not fit.
-        lambda unit: np.sqrt(_nearest(points, rows[offsets[unit] : offsets[unit + 1]])),
+        lambda unit: np.sqrt(nearest_squared(points, rows[offsets[unit] : offsets[unit + 1]])),
         nearest,
         budget,
         units=units,
@@ -209,7 +209,7 @@ def density_aware(
     weight = 1.0 / np.maximum(_crowding(rows, owner, seed), 1e-6)
     nearest: Float64 = np.full(len(rows), 4.0)
     if known is not None and len(known):
-        nearest = np.minimum(nearest, _nearest(rows, known))
+        nearest = np.minimum(nearest, nearest_squared(rows, known))
     left = np.zeros(len(offsets) - 1, bool)
     left[list(units)] = True
     order: list[int] = []
@@ -218,7 +218,7 @@ def density_aware(
         unit = first if not order and first is not None else int(owner[farthest])
         left[unit] = False
         order.append(unit)
-        nearest = np.minimum(nearest, _nearest(rows, rows[offsets[unit] : offsets[unit + 1]]))
+        nearest = np.minimum(nearest, nearest_squared(rows, rows[offsets[unit] : offsets[unit + 1]]))
         if on_pick is not None:
             on_pick(len(order))
     return order
@@ -232,7 +232,7 @@ def _sample(count: int, seed: int) -> IntArray:
     return drawn
 
 
-def _nearest(rows: Rows, others: Rows) -> Float64:
+def nearest_squared(rows: Rows, others: Rows) -> Float64:
     """Exact squared chord (n,) from each row to the nearest of the others."""
     blocks = [
         squared_distances(rows[i : i + SAMPLE], others[j : j + SAMPLE]).min(axis=1)

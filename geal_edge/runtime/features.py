@@ -190,6 +190,11 @@ class Features:
     def has_cls(self) -> bool:
         return "cls.f32" in self._shapes
 
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns) of the patches of every frame."""
+        return self._manifest.grid
+
     def _head(self) -> dict[str, Any]:
         m = self._manifest
         return {
@@ -224,17 +229,8 @@ class Features:
                 )
 
     def _require_head(self) -> None:
-        where = self.path / HEAD
-        try:
-            found = json.loads(where.read_bytes())
-        except OSError as error:
-            raise UsageError(f"{self.path}: no stored features here ({HEAD}: {error.strerror}).") from error
-        except ValueError as error:
-            raise SpoolDamaged(f"{where}: not JSON ({error}). {self._anew}") from error
+        found = read_head(self.path)
         expected = self._head()
-        schema = found.get("schema") if isinstance(found, dict) else None
-        if schema != SCHEMA:
-            raise UsageError(f"{where}: its schema is {schema!r}, this version reads {SCHEMA!r}. {self._anew}")
         if found.get("token_space") != expected["token_space"]:
             size, own = found.get("input", {}), expected["input"]
             raise FeatureSpaceMismatch(
@@ -414,7 +410,8 @@ class Features:
             part = np.ascontiguousarray(self._map(name)[block.first : block.end])
             if zlib.crc32(part.data.cast("B")) != block.crc[name]:
                 raise SpoolDamaged(
-                    f"{self.path / name}: frames {block.first} to {block.end - 1} are not what was written there. {self._anew}"
+                    f"{self.path / name}: frames {block.first} to {block.end - 1} are not what was written there. "
+                    f"{_anew(self.path)}"
                 )
         self._checked.add(number)
 
@@ -427,9 +424,27 @@ class Features:
     def _frame_bytes(self, name: str) -> int:
         return int(np.prod(self._shapes[name])) * _dtype(name).itemsize
 
-    @property
-    def _anew(self) -> str:
-        return f"Remove {self.path} and store the features again, or use another --features."
+
+def read_head(path: Path) -> dict[str, Any]:
+    """What features.json of a folder of stored features says, whatever bundle they are of.
+
+    Raises UsageError where there is none or it is of another schema, SpoolDamaged where it is no JSON.
+    """
+    where = path / HEAD
+    try:
+        found = json.loads(where.read_bytes())
+    except OSError as error:
+        raise UsageError(f"{path}: no stored features here ({HEAD}: {error.strerror}).") from error
+    except ValueError as error:
+        raise SpoolDamaged(f"{where}: not JSON ({error}). {_anew(path)}") from error
+    schema = found.get("schema") if isinstance(found, dict) else None
+    if schema != SCHEMA:
+        raise UsageError(f"{where}: its schema is {schema!r}, this version reads {SCHEMA!r}. {_anew(path)}")
+    return dict(found)
+
+
+def _anew(path: Path) -> str:
+    return f"Remove {path} and store the features again, or use another --features."
 
 
 def _dtype(name: str) -> np.dtype[Any]:

@@ -14,6 +14,7 @@ and is not stored: `guard_after` shows it those frames again, so that a resumed 
 
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,7 +22,7 @@ import numpy as np
 from geal_edge.config import GuardKind
 from geal_edge.errors import FrameError, FrameGated
 from geal_edge.runtime.clusters import KnowledgeClusters, Rows
-from geal_edge.runtime.frame import Frame
+from geal_edge.runtime.frame import Frame, LostFrame
 from geal_edge.runtime.persistence import WINDOW, BoolArray, persists
 from geal_edge.runtime.quality import Limits, Quality, fault, quality
 from geal_edge.runtime.sources import Source
@@ -36,7 +37,7 @@ _SPAN = 64
 
 @dataclass(slots=True)
 class _Camera:
-    """fingerprint of the last picture, how often it came again, and the clusters of the last frames (None: gated)."""
+    """fingerprint of the last picture, how often it came again, and the clusters of the last frames (None: it had none)."""
 
     fingerprint: int | None = None
     repeats: int = 0
@@ -44,7 +45,10 @@ class _Camera:
 
 
 class Guard:
-    """Ask `before` and then `counts` of every frame that could be read, in order.
+    """Ask `before` of every frame that could be read, in order. In the same order, at once or later, tell it to `advance` to each
+    and ask `counts` of those that have clusters.
+
+    `before` knows nothing of the other two, nor they of it, so a thread that looks ahead may ask it (overlap.py).
 
     kind  `pixels`: every cluster counts; `all`: those that persist
 
@@ -54,6 +58,7 @@ class Guard:
     >>> frame = Frame(id="f", source="s", frame_index=0, capture_time_ns=None, image=street.astype(np.uint8))
     >>> for _ in range(4):
     ...     try:
+    ...         guard.advance(frame)
     ...         guard.before(frame)
     ...         print(guard.counts(frame, np.eye(2, dtype=np.float16)).tolist())
     ...     except FrameGated as gate:
@@ -74,24 +79,31 @@ class Guard:
 
     def weigh(self, frame: Frame, seen: Quality) -> None:
         """`before`, for a frame whose pixels were looked at already."""
-        camera = self._cameras.setdefault(frame.topic, _Camera())
-        camera.frames.append(None)  # until `counts` knows better
+        camera = self._camera(frame)
         camera.repeats = camera.repeats + 1 if camera.fingerprint == seen.fingerprint else 0
         camera.fingerprint = seen.fingerprint
         reason = "frozen" if camera.repeats >= LIMITS.frozen_repeats else fault(seen, LIMITS)
         if reason is not None:
             raise FrameGated(reason, f"{frame.id} is not fit to be judged")
 
+    def advance(self, item: Frame | LostFrame) -> None:
+        """A frame comes in its turn: if it could be read, it parts those before it from those behind it, whatever is in it."""
+        if isinstance(item, Frame):
+            self._camera(item).frames.append(None)  # until `counts` knows better
+
     def counts(self, frame: Frame, rows: Rows) -> BoolArray:
         """Which of a frame's clusters (C, D) count, bool (C,), at least one. Raises FrameGated where none does."""
         if self.kind == "pixels":
             return np.ones(len(rows), bool)
-        camera = self._cameras[frame.topic]
+        camera = self._camera(frame)
         counts = persists(rows, [known for known in list(camera.frames)[:-1] if known is not None])
         camera.frames[-1] = rows
         if not counts.any():
             raise FrameGated("fleeting", f"nothing in {frame.id} was there in the frames before it")
         return counts
+
+    def _camera(self, frame: Frame) -> _Camera:
+        return self._cameras.setdefault(frame.topic, _Camera())
 
 
 def guard_after(
@@ -103,12 +115,11 @@ def guard_after(
     """
     guard = Guard(kind)
     for frame in _last_frames(source, cursor):
-        try:
+        guard.advance(frame)
+        with suppress(FrameError):  # lost or gated then, and so now
             guard.before(frame)
             if kind == "all":
                 guard.counts(frame, clusters_of(frame).rows)
-        except FrameError:
-            pass  # lost or gated then, and so now
     return guard
 
 

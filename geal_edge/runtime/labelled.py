@@ -7,7 +7,7 @@ and in the folder above, there in `images/` too, by as much of its path as is fo
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -51,26 +51,45 @@ def _of_yolo(path: Path) -> list[str]:
 
 
 def _of_cvat(path: Path) -> list[str]:
-    from xml.parsers import expat
-
     names: list[str] = []
 
     def start(name: str, attributes: dict[str, str]) -> None:
         if name == "image" and "name" in attributes:
             names.append(attributes["name"])
 
+    parse_xml(path, "an export of CVAT", start=start)
+    return names
+
+
+def parse_xml(
+    path: Path,
+    what: str,
+    *,
+    start: Callable[[str, dict[str, str]], None],
+    text: Callable[[str], None] = lambda _: None,
+    end: Callable[[str], object] = lambda _: None,
+) -> None:
+    """Call back for every tag and piece of text of a file. Raises UsageError where it is no XML, or declares an entity.
+
+    what  the file is, for the message
+    """
+    from xml.parsers import expat
+
     def refuse(name: str, *_: Any) -> None:
-        raise UsageError(f"{path}: declares the entity {name}, which no export of CVAT does. It was not read.")
+        raise UsageError(
+            f"{path}: declares the entity {name}, which no file of this kind does ({what}). It was not read."
+        )
 
     parser = expat.ParserCreate()
     parser.StartElementHandler = start
+    parser.CharacterDataHandler = text
+    parser.EndElementHandler = end
     parser.EntityDeclHandler = refuse  # entities within entities fill any memory
     try:
         with path.open("rb") as file:
             parser.ParseFile(file)
     except (expat.ExpatError, OSError) as error:
-        raise UsageError(f"{path}: cannot be read as CVAT's XML ({error}). Export it again.") from error
-    return names
+        raise UsageError(f"{path}: cannot be read as {what} ({error}). Export it again.") from error
 
 
 def _of_json(path: Path) -> list[str] | None:

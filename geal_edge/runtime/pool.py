@@ -4,6 +4,7 @@ import difflib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
@@ -22,14 +23,15 @@ from geal_edge.runtime.clusters import Rows
 from geal_edge.runtime.distance import chord
 from geal_edge.runtime.encoder import Encoded
 from geal_edge.runtime.features import Encodes, Features, FrameRecord, StoredSource, record_of
-from geal_edge.runtime.frame import Frame, LostFrame, usable
 from geal_edge.runtime.guard import Guard
 from geal_edge.runtime.kcenter import Pick, draw_first, offsets_of
 from geal_edge.runtime.known import Known, read_known
 from geal_edge.runtime.observer import Observer
+from geal_edge.runtime.overlap import AHEAD, overlapped
 from geal_edge.runtime.persistence import BoolArray
 from geal_edge.runtime.pipeline import warn_of_aspect
 from geal_edge.runtime.poolframe import PoolFrame, only_clusters, pool_frame
+from geal_edge.runtime.prepare import EncodedFrame, encode, prepare
 from geal_edge.runtime.sources import Source
 from geal_edge.runtime.stopping import Stop
 from geal_edge.runtime.threads import one_blas_thread
@@ -201,11 +203,7 @@ def read_pool(
         raise UsageError(
             f"--guard {guard}: looks at the frames themselves, and --features holds none of them. Leave one of the two out."
         )
-    for name, times in Counter(source.name for source in sources).items():
-        if times > 1:
-            raise SourceClash(
-                f"{times} sources are named {name!r}, so their frames' ids would clash. Rename one of them."
-            )
+    require_names_apart(sources)
     reader = _PoolReader(
         encoder=encoder,
         recipe=recipe or encoder.bundle.manifest.clusters,
@@ -245,6 +243,15 @@ def read_pool(
         gated=dict(reader.gated),
         recipe=reader.recipe,
     )
+
+
+def require_names_apart(sources: Sequence[NamedSource]) -> None:
+    """Raise SourceClash where two sources have one name."""
+    for name, times in Counter(source.name for source in sources).items():
+        if times > 1:
+            raise SourceClash(
+                f"{times} sources are named {name!r}, so their frames' ids would clash. Rename one of them."
+            )
 
 
 def units_of(
@@ -301,20 +308,25 @@ class _PoolReader:
             if stored.finished:
                 return
         guard = None if self.guard is None else Guard(self.guard)
+        manifest = self.encoder.bundle.manifest
+        items = source.frames(after=-1 if stored is None else stored.cursor)
+        prepared = (prepare(item, manifest, guard) for item in items)
+        ahead = overlapped(prepared, partial(encode, encoder=self.encoder), ahead=AHEAD, stop=self.stop)
         try:
-            for item in self.stop.between(source.frames(after=-1 if stored is None else stored.cursor)):
-                self._read(item, guard)
+            with closing(ahead) as encoded:
+                for frame in encoded:
+                    self._read(frame, guard)
         except Interrupted as error:  # while the source looked for its next frame
             raise self._interrupted() from error
         if self.features is not None:
             self.features.finish(source.name)
 
-    def _read(self, item: Frame | LostFrame, guard: Guard | None) -> None:
+    def _read(self, seen: EncodedFrame, guard: Guard | None) -> None:
+        item = seen.item
+        if guard is not None:
+            guard.advance(item)
         try:
-            frame = usable(item)
-            if guard is not None:
-                guard.before(frame)
-            encoded = self.encoder(frame.image)
+            frame, encoded = seen.frame()
         except FrameGated as gate:
             self._gate(item.source, item.frame_index, item.id, gate)
         except FrameError as error:

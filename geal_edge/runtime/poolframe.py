@@ -7,13 +7,13 @@ import numpy as np
 import numpy.typing as npt
 
 from geal_edge.config import ClusterConfig
-from geal_edge.runtime.clusters import IntArray, KnowledgeClusters, Rows, knowledge_clusters, unit_rows
-from geal_edge.runtime.distill import distill
+from geal_edge.runtime.clusters import IntArray, KnowledgeClusters, Rows, unit_rows
 from geal_edge.runtime.downsampling import downsample
 from geal_edge.runtime.encoder import Encoded
 from geal_edge.runtime.features import FrameRecord
 from geal_edge.runtime.kcenter import RawRows
 from geal_edge.runtime.persistence import BoolArray, only
+from geal_edge.runtime.pipeline import clusters_in
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,16 +83,7 @@ def _grouped(
         )
         clusters = KnowledgeClusters(rows=unit_rows(vectors), patch_cluster=patch_cluster)
         return clusters, lambda: vectors.astype(np.float32)
-    if encoded.clusters is not None and encoded.recipe == recipe:
-        clusters = encoded.clusters
-    else:
-        distilled = distill(
-            encoded.patch_features,
-            encoded.cls_attention,
-            attention_ratio=recipe.attention_ratio,
-            ratio_rule=recipe.ratio_rule,
-        )
-        clusters = knowledge_clusters(distilled, recipe)
+    clusters = clusters_in(encoded, recipe)
     return clusters, lambda: _centres(encoded.patch_features, clusters.patch_cluster)
 
 

@@ -7,18 +7,50 @@ recorded sources, goes on until it is ended.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Protocol
 
 from geal_edge.runtime.clusters import KnowledgeClusters
-from geal_edge.runtime.ladder import Certificate, Decision, Ladder
-from geal_edge.runtime.release import Price, due
-from geal_edge.runtime.spool import Spool
+from geal_edge.runtime.ladder import Certificate, Decision, Ladder, Release
+from geal_edge.runtime.release import Price, ReleaseRule, due
+from geal_edge.runtime.spool import RoundState
 
 
 def powered_seconds() -> float:
     """CLOCK_BOOTTIME: it goes on while the vehicle sleeps, and no one can set it."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class RoundSettings(Protocol):
+    """What is settled before a round begins; see SpoolSettings."""
+
+    @property
+    def budget(self) -> int: ...
+
+    @property
+    def release(self) -> ReleaseRule: ...
+
+    @property
+    def length_s(self) -> float | None: ...
+
+
+class RoundStore(Protocol):
+    """Where rounds are safe: a `Spool`, or what stands for one where a drive is only simulated (compare/simulate.py)."""
+
+    @property
+    def settings(self) -> RoundSettings: ...
+
+    @property
+    def round(self) -> RoundState: ...
+
+    def ladder(self) -> Ladder: ...
+
+    def release(self, release: Release) -> None: ...
+
+    def end_round(self, release: Release, left: Sequence[int]) -> None: ...
+
+    def note_round(self, *, elapsed_s: float, price: Price | None) -> None: ...
 
 
 class Rounds:
@@ -27,7 +59,7 @@ class Rounds:
     clock  powered seconds from anywhere; only its differences matter. A restart goes on where the last flush stood
     """
 
-    def __init__(self, spool: Spool, clock: Callable[[], float]) -> None:
+    def __init__(self, spool: RoundStore, clock: Callable[[], float]) -> None:
         self._spool = spool
         self._clock = clock
         self._settings = spool.settings

@@ -15,7 +15,7 @@ import numpy as np
 
 from geal_edge.errors import UsageError
 from geal_edge.runtime.clusters import Rows
-from geal_edge.runtime.distance import squared_distances
+from geal_edge.runtime.compare.cover import covers
 from geal_edge.runtime.kcenter import draw_first, k_center_greedy, offsets_of
 from geal_edge.runtime.parity import Inside
 from geal_edge.runtime.threads import one_blas_thread
@@ -108,9 +108,9 @@ def selection_parity(exact: Sequence[Rows], found: Sequence[Rows], *, tolerance:
         for first in dict.fromkeys(draw_first(len(exact), seed) for seed in range(DRAWS)):
             ours = [pick.unit for pick in k_center_greedy(pool, offsets, budget, first=first)]
             theirs = [pick.unit for pick in k_center_greedy(other, other_offsets, budget, first=first)]
-            (radius, mean), (their_radius, their_mean) = _cover(exact, ours), _cover(exact, theirs)
-            radius_ratios.append(_ratio(their_radius, radius))
-            mean_ratios.append(_ratio(their_mean, mean))
+            (cover,), (their,) = (covers(pool, offsets, picked, [budget]) for picked in (ours, theirs))
+            radius_ratios.append(_ratio(their.radius, cover.radius))
+            mean_ratios.append(_ratio(their.mean, cover.mean))
             shares.append(len(set(ours) & set(theirs)) / len(set(ours) | set(theirs)))
     return SelectionParity(
         frames=len(exact),
@@ -120,13 +120,6 @@ def selection_parity(exact: Sequence[Rows], found: Sequence[Rows], *, tolerance:
         jaccard=median(shares),
         tolerance=tolerance,
     )
-
-
-def _cover(units: Sequence[Rows], picked: Sequence[int]) -> tuple[float, float]:
-    """(radius, mean) of the chord from every row to the nearest one of the units picked."""
-    centres = np.concatenate([units[unit] for unit in picked])
-    chords = np.sqrt(np.concatenate([squared_distances(rows, centres).min(axis=1) for rows in units]))
-    return float(chords.max()), float(chords.mean())
 
 
 def _ratio(value: float, reference: float) -> float:

@@ -64,7 +64,9 @@ def require_spool_or_empty(path: Path) -> None:
     if path.exists() and not path.is_dir():
         raise SpoolError(f"{path}: is a file. A spool is a folder: choose another --spool.")
     if path.is_dir() and not (path / DATABASE).exists():
-        strange = sorted(entry.name for entry in path.iterdir() if entry.name not in (LOCK, FRAMES, MEMORY))
+        # SQLite's own files may outlive the name of a database that a power cut undid before anything was promised.
+        ours = (LOCK, FRAMES, MEMORY, f"{DATABASE}-journal", f"{DATABASE}-wal", f"{DATABASE}-shm")
+        strange = sorted(entry.name for entry in path.iterdir() if entry.name not in ours)
         if strange:
             raise SpoolError(
                 f"{path}: is not a spool (no {DATABASE}) and not empty (it has {strange[0]!r}). "

@@ -1,6 +1,6 @@
 """Stopping well: asked at any moment, a job ends between two frames, and at once while it only waits for the next one."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import TypeVar
 
 from geal_edge.errors import Interrupted
@@ -28,8 +28,8 @@ class Stop:
 
     def ask(self) -> None:
         """Called from a signal handler, so in the main thread between any two instructions."""
-        self.asked = True
-        if self._waiting:
+        before, self.asked = self.asked, True
+        if self._waiting and not before:  # asked again, it is on its way already: what tidies up is not cut short
             self.heed()
 
     def heed(self) -> None:
@@ -37,7 +37,7 @@ class Stop:
         if self.asked:
             raise Interrupted("Stopped. What was done is safe; the same command goes on from here.")
 
-    def between(self, items: Iterable[T]) -> Iterator[T]:
+    def between(self, items: Iterable[T]) -> Generator[T, None, None]:
         """The items; raises Interrupted before the next one once asked, and while a source looks for it (it may skip
         through an hour of video first). What the consumer does with an item is never interrupted."""
         iterator = iter(items)

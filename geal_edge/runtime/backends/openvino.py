@@ -1,6 +1,7 @@
 """OpenVINO on a CPU: Intel's engine for ONNX graphs, with the numbers inside in float32, bfloat16 or float16."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -76,6 +77,9 @@ class OpenVino(Backend):
 
 
 def _openvino() -> Any:
+    # Importing OpenVINO reports it to its makers by default, and leaves a folder in the user's home; without the package that
+    # does so, it takes a stub of its own.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # None: cannot be imported
     try:
         import openvino
     except ImportError as error:

@@ -24,7 +24,7 @@ from geal_edge.runtime.report.pictures import (
     Missing,
     Picture,
     Pictures,
-    picks_pictures,
+    pictures_again,
     require_pillow,
     spool_pictures,
 )
@@ -46,8 +46,7 @@ def write_report(source: Path, out: Path, *, watch: Observer | None = None) -> R
     A frame whose picture is gone gets a card that says so. Raises UsageError or SpoolError where `source` is neither,
     MissingDependency without Pillow, StorageError where `out` cannot be written.
     """
-    if out.is_dir():
-        raise UsageError(f"{out}: is a folder. Name the file to write, as in -o {out / 'report.html'}.")
+    require_a_file(out)
     if out.exists() and source.exists() and out.samefile(source):
         raise UsageError(f"{out}: the report would overwrite what it is made from. Choose another -o.")
     require_pillow()
@@ -57,13 +56,13 @@ def write_report(source: Path, out: Path, *, watch: Observer | None = None) -> R
         pictures, small = spool_pictures(WIDTH), spool_pictures(SMALL_WIDTH)
     elif source.exists():
         report = read_picks_report(source)
-        pictures = small = picks_pictures(report, WIDTH, watch)
+        pictures = small = pictures_again(report.selected, report.sources, WIDTH, watch)
     else:
         raise nothing_there(source)
     missing: list[Missing] = []
     watch.begin("writing the page", len(report.selected) + len(report.others))
-    with _replacing(out) as file:
-        before, after = page.around(report)
+    with replacing(out) as file:
+        before, after = page.around(f"{page.headline(report)}: {report.name}")
         file.write(before)
         file.write(page.top(report))
         file.writelines(page.frames(report, _with_pictures(report.selected, pictures, missing, watch)))
@@ -72,7 +71,7 @@ def write_report(source: Path, out: Path, *, watch: Observer | None = None) -> R
         file.write(page.lost(report))
         file.writelines(page.others(report, _with_pictures(report.others, small, missing, watch)))
         file.write(page.evicted(report))
-        file.write(page.end(report))
+        file.write(page.end(report.producer))
         file.write(after)
     return ReportSummary(frames=len(report.selected), bytes=out.stat().st_size, missing_images=len(missing))
 
@@ -88,8 +87,14 @@ def _with_pictures(
         watch.advance()
 
 
+def require_a_file(out: Path) -> None:
+    """Raise UsageError where a page cannot have this name."""
+    if out.is_dir():
+        raise UsageError(f"{out}: is a folder. Name the file to write, as in {out / 'report.html'}.")
+
+
 @contextlib.contextmanager
-def _replacing(out: Path) -> Iterator[IO[str]]:
+def replacing(out: Path) -> Iterator[IO[str]]:
     """A text file that stands under `out` once the block has ended well. Not synced: a page can be made again."""
     temporary = out.with_name(out.name + TEMPORARY_SUFFIX)
     try:

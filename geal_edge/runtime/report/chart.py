@@ -6,6 +6,7 @@ label is HTML above the drawing: it stays readable on a phone.
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
 from typing import TypeAlias
@@ -20,6 +21,8 @@ HEAT_STEPS = 5
 HEAT_OPACITY = 0.62
 COLOURS = 25
 """Of clusters, as `.c0` to `.c24` in page.html; in frames of more clusters they come again."""
+Y_STEP = 0.05
+"""Chord between two lines of the grid of a cover curve; such an axis begins where its lines do."""
 MANY = 150
 """Dots above which they are drawn smaller."""
 
@@ -218,6 +221,77 @@ def distance_curve(report: Report) -> str:
     legend = [_key("selected", f"a selected {what}, at its distance from all before it")]
     labels = _y_labels(top) + _x_labels(len(units), shift=-0.5)
     return _chart(drawing, labels, words, legend, "order", dots=len(frames))
+
+
+# -- what a budget covers ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """A strategy's cover by budget. kind: a style of its own, `line0` to `line6` in page.html, or `rest` for all that has none;
+    points: (budget, median, low, high) by ascending budget."""
+
+    name: str
+    kind: str
+    points: tuple[tuple[int, float, float, float], ...]
+
+
+def cover_curves(lines: Sequence[Line], what: str) -> str:
+    """Lines over budgets, a step to twice the budget always as wide; the band of the first line of draws lies below them.
+
+    what  the measure in words, for those who hear the page
+    """
+    budgets = sorted({budget for line in lines for budget, *_ in line.points})
+    values = [value for line in lines for _, *spread in line.points for value in spread]
+    if len(budgets) < 2 or not values:
+        return ""
+    low, high = Y_STEP * math.floor(min(values) / Y_STEP), Y_STEP * math.ceil(max(values) / Y_STEP)
+    high = max(high, low + 2 * Y_STEP)
+    first, last = math.log(budgets[0]), math.log(budgets[-1])
+
+    def along(budget: int) -> float:
+        return (math.log(budget) - first) / (last - first)
+
+    def up(value: float) -> float:
+        return (value - low) / (high - low)
+
+    def place(budget: int, value: float) -> str:
+        return f"{WIDE * along(budget):.2f} {HIGH * (1.0 - up(value)):.2f}"
+
+    ticks = [low + Y_STEP * i for i in range(round((high - low) / Y_STEP) + 1)]
+    ticks = ticks[:: math.ceil(len(ticks) / 8)]
+    drawing = [
+        '<path class="grid" d="' + "".join(f"M0 {HIGH * (1.0 - up(tick)):.2f}H{WIDE:g}" for tick in ticks) + '"/>'
+    ]
+    for line in lines:
+        if line.kind != "rest" and any(lowest < highest for _, _, lowest, highest in line.points):
+            there = "L".join(place(budget, lowest) for budget, _, lowest, _ in line.points)
+            back = "L".join(place(budget, highest) for budget, _, _, highest in reversed(line.points))
+            drawing.append(f'<path class="band {line.kind}" d="M{there}L{back}Z"/>')
+    for line in sorted(lines, key=lambda line: line.kind != "rest"):  # those with a style of their own above the rest
+        path = "M" + "L".join(place(budget, middle) for budget, middle, *_ in line.points)
+        dots = "".join(f"M{place(budget, middle)}h.01" for budget, middle, *_ in line.points)
+        drawing.append(
+            f'<g class="line {line.kind}"><title>{escape(line.name)}</title><path d="{path}"/><path class="dot" d="{dots}"/></g>'
+        )
+    labels = "".join(f'<span class="y" style="bottom:{100 * up(tick):.2f}%">{tick:.2f}</span>' for tick in ticks)
+    labels += "".join(
+        f'<span class="x" style="left:{100 * along(budget):.2f}%">{budget:,}</span>' for budget in budgets
+    )
+    legend = [_line_key(line.kind, line.name) for line in lines if line.kind != "rest"]
+    if len(legend) < len(lines):
+        legend.append(_line_key("rest", "all others, named in the table"))
+    lead = lines[0]
+    words = f"{what} by frames selected. {lead.name}: " + ", ".join(f"{y:.2f} at {x:,}" for x, y, *_ in lead.points)
+    return _chart(drawing, labels, words, legend, "frames selected", dots=0)
+
+
+def _line_key(kind: str, name: str) -> str:
+    swatch = f'<g class="line {kind}"><path d="M1 6H23"/></g>'
+    return f'<li><svg class="key" viewBox="0 0 24 12" aria-hidden="true">{swatch}</svg>{escape(name)}</li>'
+
+
+# -- pieces ------------------------------------------------------------------------------------------------------------
 
 
 def anchor(frame: ShownFrame) -> str:

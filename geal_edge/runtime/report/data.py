@@ -213,7 +213,7 @@ def _shown(frame: StoredFrame, grid: tuple[int, int], seen_at: float | None) -> 
         novelty=frame.novelty,
         radius=frame.radius,
         patches=tuple(frame.witness_patches),
-        heat=_heat(frame.cluster_distances, frame.patch_cluster.tolist()),
+        heat=heat_of(frame.cluster_distances, frame.patch_cluster.tolist()),
         clusters=tuple(frame.patch_cluster.tolist()),
         grid=grid,
         seen_at=seen_at,
@@ -222,7 +222,7 @@ def _shown(frame: StoredFrame, grid: tuple[int, int], seen_at: float | None) -> 
     )
 
 
-def _heat(distances: Sequence[float], patch_cluster: Sequence[int]) -> tuple[float, ...]:
+def heat_of(distances: Sequence[float], patch_cluster: Sequence[int]) -> tuple[float, ...]:
     """A chord per cluster becomes a chord per patch. Raises ValueError where a patch names a cluster that is not there."""
     if distances and max(patch_cluster, default=-1) >= len(distances):
         raise ValueError(f"a patch of cluster {max(patch_cluster)}, but there are {len(distances)} clusters")
@@ -360,7 +360,7 @@ def _picked(frame: SelectedFrame, pick: dict[str, Any]) -> ShownFrame:
         novelty=None,
         radius=None,
         patches=frame.patches,
-        heat=_heat(pick["clusters"]["distances"], pick["clusters"]["patches"]),
+        heat=heat_of(pick["clusters"]["distances"], pick["clusters"]["patches"]),
         clusters=_on_grid(pick["clusters"]["patches"], frame.grid),
         grid=frame.grid,
         seen_at=None,

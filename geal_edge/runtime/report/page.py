@@ -3,7 +3,7 @@
 import base64
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from hashlib import sha256
 from html import escape
@@ -38,14 +38,15 @@ STATES = {
 }
 
 
-def around(report: Report) -> tuple[str, str]:
-    """What stands before and after the parts. The page allows itself pictures of its own, its styles and this one script."""
+def around(title: str) -> tuple[str, str]:
+    """What stands before and after the parts of a page of this title.
+
+    The page allows itself pictures of its own, its styles and this one script."""
     template = files("geal_edge.runtime.report").joinpath("page.html").read_text(encoding="utf-8")
     (script,) = re.findall(r"<script>(.*?)</script>", template, re.DOTALL)
     digest = base64.b64encode(sha256(script.encode()).digest()).decode()
     head, tail = template.split("$body")
-    title = escape(f"{headline(report)}: {report.name}")
-    return Template(head).substitute(title=title, script_hash=f"sha256-{digest}"), tail
+    return Template(head).substitute(title=escape(title), script_hash=f"sha256-{digest}"), tail
 
 
 def headline(report: Report) -> str:
@@ -66,19 +67,19 @@ def top(report: Report) -> str:
     return (
         f'<a class="skip" href="#frames">To the frames</a>'
         f'<div class="bar"><div><strong aria-hidden="true">{headline(report)}</strong>'
-        f"{_switch()}"
+        f"{over_switch()}"
         f'<nav aria-label="On this page">{navigation}</nav></div></div>'
         f'<main><header class="top">'
         + (f'<p class="warning">{UNTRAINED}</p>' if report.untrained else "")
         + f'<h1>{headline(report)}</h1><p class="dek">{_dek(report)}</p>'
         + f'<dl class="counts">{"".join(_counts(report))}</dl>'
         + f'<div class="promise"><p>{escape(report.promise.sentence)}</p><p>{escape(report.promise.note)}</p></div>'
-        + _list(report.notes, "notes")
-        + f'<dl class="made">{"".join(_made(report))}</dl></header>'
+        + bullets(report.notes, "notes")
+        + f"{_made(report)}</header>"
     )
 
 
-def _switch() -> str:
+def over_switch() -> str:
     """What lies over all pictures: a radio group that CSS alone obeys."""
     choices = "".join(
         f'<label><input type="radio" name="over" id="over-{what}"{" checked" if what == "new" else ""}> {words}</label>'
@@ -88,7 +89,7 @@ def _switch() -> str:
 
 
 def _dek(report: Report) -> str:
-    names = [_text(source.name) for source in report.sources]
+    names = [as_text(source.name) for source in report.sources]
     shown, left = names[:SOURCES_NAMED], len(names) - SOURCES_NAMED
     if left > 0:
         shown.append(f"{left:,} more")
@@ -107,7 +108,7 @@ def _units(report: Report) -> str:
 
 def _counts(report: Report) -> Iterator[str]:
     reasons = ", ".join(
-        f"{n:,} {_text(reason)}" for reason, n in sorted(report.lost.items(), key=lambda item: -item[1])
+        f"{n:,} {as_text(reason)}" for reason, n in sorted(report.lost.items(), key=lambda item: -item[1])
     )
     for state, n in report.counts.items():
         main = ' class="main"' if state == "selected" else ""
@@ -118,17 +119,23 @@ def _counts(report: Report) -> Iterator[str]:
         yield f"<div{main}><dt>{words}</dt><dd>{n:,}</dd></div>"
 
 
-def _made(report: Report) -> Iterator[str]:
-    for what, value in (
-        ("bundle", report.bundle.removeprefix("sha256:")[:12]),
-        ("feature space", report.feature_space),
-        ("preset", report.preset),
-        ("weights", "untrained" if report.untrained else ""),
-        ("from", report.name),
-        ("made by", report.producer),
-    ):
-        if value:
-            yield f"<div><dt>{what}</dt><dd>{_text(value)}</dd></div>"
+def _made(report: Report) -> str:
+    return made(
+        {
+            "bundle": report.bundle.removeprefix("sha256:")[:12],
+            "feature space": report.feature_space,
+            "preset": report.preset,
+            "weights": "untrained" if report.untrained else "",
+            "from": report.name,
+            "made by": report.producer,
+        }
+    )
+
+
+def made(facts: Mapping[str, str]) -> str:
+    """What a page was made from, in small letters; empty facts are left out."""
+    told = (f"<div><dt>{what}</dt><dd>{as_text(value)}</dd></div>" for what, value in facts.items() if value)
+    return f'<dl class="made">{"".join(told)}</dl>'
 
 
 # -- the frames --------------------------------------------------------------------------------------------------------
@@ -142,16 +149,16 @@ def frames(report: Report, pictures: Iterable[tuple[ShownFrame, Picture]]) -> It
         "a colour of its own, which says nothing of other frames; what was distilled away stays plain. "
         '<span class="pointer">Point at a picture to see it plain; the arrow keys walk from frame to frame.</span>'
     )
-    yield _begin("frames", "The frames, in order", lede)
+    yield begin_section("frames", "The frames, in order", lede)
     longest = max((frame.distance or 0.0 for frame in report.selected), default=0.0)
-    box, pictures = _box(pictures)
+    box, pictures = usual_box(pictures)
     yield f'<ol class="frames" style="--box:{box:.4f}">'
     for frame, picture in pictures:
         yield _frame(frame, picture, longest)
     yield "</ol></section>"
 
 
-def _box(pictures: Iterable[tuple[ShownFrame, Picture]]) -> tuple[float, Iterator[tuple[ShownFrame, Picture]]]:
+def usual_box(pictures: Iterable[tuple[ShownFrame, Picture]]) -> tuple[float, Iterator[tuple[ShownFrame, Picture]]]:
     """The shape (width / height) of the boxes that all pictures stand in, and the pictures, whole again.
 
     It is the usual shape of the first few, so that they fill their boxes; one of another shape keeps it inside its box.
@@ -167,14 +174,14 @@ def _frame(frame: ShownFrame, picture: Picture, longest: float) -> str:
     distance = frame.distance or 0.0
     added = "first of the round" if frame.order == 1 else f"<b>{distance:.2f}</b> from all before it"
     return (
-        f'<li class="frame" id="{chart.anchor(frame)}"><div class="box">{_picture(frame, picture)}</div>'
+        f'<li class="frame" id="{chart.anchor(frame)}"><div class="box">{picture_of(frame, picture)}</div>'
         f'<div class="adds"><i style="width:{100 * distance / longest if longest else 0:.1f}%"></i></div>'
         f'<p class="title"><span class="order">{frame.order}</span><span class="distance">{added}</span></p>'
-        f'<p class="id">{_text(frame.id)}</p><p class="where">{_where(frame)}</p>{_when_seen(frame)}</li>\n'
+        f'<p class="id">{as_text(frame.id)}</p><p class="where">{_where(frame)}</p>{_when_seen(frame)}</li>\n'
     )
 
 
-def _picture(frame: ShownFrame, picture: Picture) -> str:
+def picture_of(frame: ShownFrame, picture: Picture) -> str:
     if not isinstance(picture, Thumbnail):
         return f'<p class="missing">No picture. {escape(picture.why)}</p>'
     data = base64.b64encode(picture.jpeg).decode()
@@ -189,7 +196,7 @@ def _picture(frame: ShownFrame, picture: Picture) -> str:
 
 
 def _where(frame: ShownFrame | EvictedFrame) -> str:
-    source = "" if frame.id.startswith(frame.source) else f"{_text(frame.source)}, "
+    source = "" if frame.id.startswith(frame.source) else f"{as_text(frame.source)}, "
     time = "" if frame.capture_time_ns is None else f", at {clock(frame.capture_time_ns)}"
     return f"{source}frame {frame.frame_index:,}{time}"
 
@@ -241,7 +248,7 @@ def over_time(report: Report) -> str:
             "larger budget hardly makes the cover finer."
         )
         drawing = chart.distance_curve(report)
-    return f"{_begin('time', heading, lede)}{drawing}</section>"
+    return f"{begin_section('time', heading, lede)}{drawing}</section>"
 
 
 def sources(report: Report) -> str:
@@ -251,9 +258,13 @@ def sources(report: Report) -> str:
         rate = "" if source.fps is None else f", {source.fps:g} frames a second"
         end = "" if source.finished else ", not read to its end"
         rows.append(
-            (_text(source.name), f"{selected[source.name]:,}", _text(source.kind) + rate + end, _code(source.spec))
+            (as_text(source.name), f"{selected[source.name]:,}", as_text(source.kind) + rate + end, _code(source.spec))
         )
-    return _begin("sources", "Sources") + _table("Sources", ("source", "selected", "kind", "from"), rows) + "</section>"
+    return (
+        begin_section("sources", "Sources")
+        + as_table("Sources", ("source", "selected", "kind", "from"), rows)
+        + "</section>"
+    )
 
 
 def lost(report: Report) -> str:
@@ -262,13 +273,15 @@ def lost(report: Report) -> str:
         return ""
     rows = []
     for reason, n in sorted(report.lost.items(), key=lambda item: (-item[1], item[0])):
-        told = [f"{_code(e.id)} {_text(e.detail)}" for e in report.examples if e.reason == reason]
+        told = [f"{_code(e.id)} {as_text(e.detail)}" for e in report.examples if e.reason == reason]
         if told and n > len(told):
             told.append(f"and {n - len(told):,} more")
-        rows.append((_text(reason), f"{n:,}", f"<ul>{''.join(f'<li>{line}</li>' for line in told)}</ul>"))
+        rows.append((as_text(reason), f"{n:,}", f"<ul>{''.join(f'<li>{line}</li>' for line in told)}</ul>"))
     lede = "No decision saw these: they count as seen, and nothing is known of them."
     return (
-        _begin("lost", "Lost frames", lede) + _table("Lost frames", ("reason", "frames", "which"), rows) + "</section>"
+        begin_section("lost", "Lost frames", lede)
+        + as_table("Lost frames", ("reason", "frames", "which"), rows)
+        + "</section>"
     )
 
 
@@ -278,14 +291,16 @@ def others(report: Report, pictures: Iterable[tuple[ShownFrame, Picture]]) -> It
         return
     total = report.counts["retained"] - report.counts["selected"]
     some = f" Shown are the {len(report.others):,} with the largest novelty." if len(report.others) < total else ""
-    yield _begin("others", "Retained, not selected", f"Candidates on disk: they come in when the radius rises.{some}")
-    box, pictures = _box(pictures)
+    yield begin_section(
+        "others", "Retained, not selected", f"Candidates on disk: they come in when the radius rises.{some}"
+    )
+    box, pictures = usual_box(pictures)
     yield f'<details><summary>{frames_of(total)}</summary><ul class="others" style="--box:{box:.4f}">'
     for frame, picture in pictures:
         novelty = "seen first" if frame.novelty is None else f"<b>{frame.novelty:.2f}</b>"
         yield (
-            f'<li class="frame"><div class="box">{_picture(frame, picture)}</div>'
-            f"<p>{novelty} {_text(frame.id)}</p></li>\n"
+            f'<li class="frame"><div class="box">{picture_of(frame, picture)}</div>'
+            f"<p>{novelty} {as_text(frame.id)}</p></li>\n"
         )
     yield "</ul></details></section>"
 
@@ -310,9 +325,9 @@ def evicted(report: Report) -> str:
         for frame in report.evicted
     ]
     heads = ("frame", "novelty when seen", "radius then", "why it gave way")
-    table = _table("Evicted frames", heads, rows, numbers=(1, 2))
+    table = as_table("Evicted frames", heads, rows, numbers=(1, 2))
     return (
-        f"{_begin('evicted', 'Evicted', lede)}"
+        f"{begin_section('evicted', 'Evicted', lede)}"
         f'<details class="evicted"><summary>{frames_of(n)}</summary>{table}</details></section>'
     )
 
@@ -330,8 +345,8 @@ def _why_evicted(frame: EvictedFrame) -> str:
     return f"it gave way to {by}; what for is no longer noted"
 
 
-def end(report: Report) -> str:
-    return f"<footer>{escape(report.producer)}. The page holds all it shows: it can be mailed and kept.</footer></main>"
+def end(producer: str) -> str:
+    return f"<footer>{escape(producer)}. The page holds all it shows: it can be mailed and kept.</footer></main>"
 
 
 # -- pieces ------------------------------------------------------------------------------------------------------------
@@ -341,25 +356,25 @@ def frames_of(n: int) -> str:
     return "1 frame" if n == 1 else f"{n:,} frames"
 
 
-def _begin(anchor: str, heading: str, lede: str = "") -> str:
+def begin_section(anchor: str, heading: str, lede: str = "") -> str:
     return f'<section id="{anchor}"><h2>{heading}</h2>' + (f'<p class="lede">{lede}</p>' if lede else "")
 
 
-def _text(data: str) -> str:
+def as_text(data: str) -> str:
     """A string of the data: harmless, and with a direction of its own, so that it cannot turn what stands around it."""
     return f"<bdi>{escape(data)}</bdi>"
 
 
 def _code(data: str) -> str:
-    return f"<code>{_text(data)}</code>"
+    return f"<code>{as_text(data)}</code>"
 
 
-def _list(sentences: Iterable[str], kind: str) -> str:
-    items = "".join(f"<li>{_text(sentence)}</li>" for sentence in sentences)
+def bullets(sentences: Iterable[str], kind: str) -> str:
+    items = "".join(f"<li>{as_text(sentence)}</li>" for sentence in sentences)
     return f'<ul class="{kind}">{items}</ul>' if items else ""
 
 
-def _table(label: str, heads: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Sequence[int] = (1,)) -> str:
+def as_table(label: str, heads: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Sequence[int] = (1,)) -> str:
     """Cells are HTML; `numbers` are columns that hold such. Where the table is too wide for the page, it scrolls by itself."""
 
     def line(cells: Sequence[str], tag: str) -> str:

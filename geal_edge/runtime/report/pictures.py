@@ -1,15 +1,15 @@
 """The report's pictures: small JPEGs of frames, from the spool's files or read again from the sources of a picks file."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from geal_edge.errors import FrameError, MissingDependency
 from geal_edge.runtime.frame import Image
 from geal_edge.runtime.observer import Observer
-from geal_edge.runtime.report.data import Report, ShownFrame
-from geal_edge.runtime.selection import read_again
+from geal_edge.runtime.report.data import ShownFrame
+from geal_edge.runtime.selection import Opener, read_again
 from geal_edge.runtime.sources.images import read_image
 
 WIDTH = 320
@@ -78,20 +78,20 @@ def spool_pictures(width: int) -> Pictures:
     return read
 
 
-def picks_pictures(report: Report, width: int, watch: Observer) -> Pictures:
-    """Pictures of picked frames, all read again now: each source once, front to back, up to its last pick."""
-    sources = {source.name: source for source in report.sources}
+def pictures_again(frames: Iterable[ShownFrame], of: Iterable[Opener], width: int, watch: Observer) -> Pictures:
+    """Pictures of frames, all read again now: each source once, front to back, up to the last of its frames."""
+    sources = {source.name: source for source in of}
     wanted: dict[str, dict[int, ShownFrame]] = {}
-    for frame in report.selected:
+    for frame in frames:
         wanted.setdefault(frame.source, {})[frame.frame_index] = frame
     pictures: dict[tuple[str, int], Picture] = {}
-    for name, frames in wanted.items():
+    for name, at in wanted.items():
         if name not in sources:
             why = Missing(why=f"The picks file names no source {name}.")
-            pictures.update({(name, index): why for index in frames})
+            pictures.update({(name, index): why for index in at})
             continue
-        watch.begin(f"reading {name} again", len(frames))
-        for index, found in read_again(sources[name], frames):
+        watch.begin(f"reading {name} again", len(at))
+        for index, found in read_again(sources[name], at):
             pictures[name, index] = Missing(why=found) if isinstance(found, str) else shrink(found.image, width)
             watch.advance()
     return lambda frame: pictures[frame.source, frame.frame_index]

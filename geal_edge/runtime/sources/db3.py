@@ -61,7 +61,8 @@ class Db3File:
 
     def _connect(self, how: str) -> sqlite3.Connection:
         address = self.path.absolute().as_uri()
-        database = sqlite3.connect(f"{address}?{how}", uri=True)
+        # Opened by the caller and then read by one thread ahead of it (overlap.py), never by two at a time.
+        database = sqlite3.connect(f"{address}?{how}", uri=True, check_same_thread=False)
         try:
             # Without this SQLite reads nothing at all of a file that is shorter than it once was.
             database.execute("PRAGMA writable_schema = ON")

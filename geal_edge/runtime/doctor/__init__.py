@@ -1,0 +1,1 @@
+"""`geal-edge doctor`: is this machine ready? Start reading at examination.py."""
