@@ -1,25 +1,34 @@
 """How fast the pipeline goes beside what its encoder and the machine's cores would allow.
 
-    python -m benchmarks.pipeline --bundle BUNDLE DRIVE [--threads 1] [--budget 50] [--frames 100] [--repeats 5] [--json]
+    python -m benchmarks.pipeline --bundle BUNDLE DRIVE [--threads 1] [--device-ms 200] [--budget 50] [--frames 100] [--repeats 5]
+                                  [--json]
 
 Each repeat measures in turn, on the first frames of the drive: what a frame costs stage by stage (CPU time, one after the
 other), the encoder alone on pictures that lie ready, the pipeline with its stages at one time, the pipeline with one after the
 other. The bound is min(encoder alone, cores / CPU time of a frame); ratios are taken within each repeat, so that other work on
 the machine meets all alike. "beside" is the CPU time of everything but decode and encode, resize told apart.
+
+With --device-ms the engine takes so many milliseconds of a device of its own, as a GPU does, and no CPU: it gives again what the
+CPU said of the first frames. Where other work takes the CPUs, this alone tells how well the stages overlap.
 """
 
 import argparse
 import shutil
 import tempfile
+import threading
 from pathlib import Path
 
 from benchmarks.common import machine, show, spread
 from geal_edge.models.bundle import Bundle
+from geal_edge.runtime.backends import Arrays
 from geal_edge.runtime.backends.ort import OrtCpu
 from geal_edge.runtime.bench.stages import WARM_UP, encoder_pace, frames_per_s, measure_stages, pipeline_pace
 from geal_edge.runtime.encoder import Encoder
 from geal_edge.runtime.overlap import AHEAD
 from geal_edge.runtime.sources import open_source
+
+REMEMBERED = 40
+"""Answers that a `Device` gives again: under `WARM_UP` + --frames, so that it has them before anything is compared."""
 
 
 def main() -> None:
@@ -27,6 +36,7 @@ def main() -> None:
     parser.add_argument("source")
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device-ms", type=float)
     parser.add_argument("--budget", type=int, default=50)
     parser.add_argument("--frames", type=int, default=100)
     parser.add_argument("--repeats", type=int, default=5)
@@ -35,7 +45,12 @@ def main() -> None:
     bundle, source = Bundle.open(options.bundle), open_source(options.source)
     cores = machine()["cpus"]
     columns: dict[str, list[float]] = {}
-    with Encoder(bundle, OrtCpu(bundle.graph, threads=options.threads)) as encoder:
+    engine = (
+        OrtCpu(bundle.graph, threads=options.threads)
+        if options.device_ms is None
+        else Device(bundle.graph, options.device_ms / 1e3)
+    )
+    with Encoder(bundle, engine) as encoder:
         for _ in range(options.repeats):
             for name, value in once(encoder, source, cores, options).items():
                 columns.setdefault(name, []).append(value)
@@ -43,11 +58,30 @@ def main() -> None:
         "drive": source.name,
         "size": source.size,
         "threads of the encoder": options.threads,
+        "ms of a device": options.device_ms,
         "budget": options.budget,
         "frames": options.frames,
         "repeats": options.repeats,
     }
     show("pipeline", {name: spread(values) for name, values in columns.items()}, facts, as_json=options.json)
+
+
+class Device(OrtCpu):
+    """An engine on a device of its own."""
+
+    def __init__(self, graph: Path, frame_s: float) -> None:
+        super().__init__(graph, threads=1)
+        self._frame_s = frame_s
+        self._answers: list[Arrays] = []
+        self._asked = 0
+
+    def _infer(self, feeds: Arrays) -> Arrays:
+        self._asked += 1
+        if len(self._answers) < REMEMBERED:
+            self._answers.append({name: values.copy() for name, values in super()._infer(feeds).items()})
+        else:
+            threading.Event().wait(self._frame_s)
+        return self._answers[self._asked % len(self._answers)]
 
 
 def once(encoder: Encoder, source, cores: int, options: argparse.Namespace) -> dict[str, float]:  # type: ignore[no-untyped-def]
