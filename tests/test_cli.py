@@ -481,6 +481,6 @@ def test_run_takes_a_backend_by_name_and_names_them_where_there_is_none_of_that_
     words = ("run", DRIVE, "--bundle", tiny_bundle.path, "--spool", tmp_path / "s", "--budget", 5)
     assert cli(*words, "--backend", "openvino")[0] == 21
     assert cli(*words, "--backend", "openvino", "--unverified")[0] == 0
-    code, _, error = cli(*words, "--backend", "tensorrt")
+    code, _, error = cli(*words, "--backend", "tensorflow")
     assert code == 2
     assert "openvino" in error

@@ -70,8 +70,9 @@ BackendChoice: TypeAlias = Annotated[
     BackendOrAuto,
     typer.Option(
         "--backend",
-        help="Engine: ONNX Runtime on the CPU or, of an NVIDIA GPU, with CUDA or TensorRT; OpenVINO in f32, or in bf16 or f16 "
-        "where the processor can; auto: the fastest that `geal-edge verify` has found right on this machine.",
+        help="Engine: ONNX Runtime on the CPU or, of an NVIDIA GPU, with CUDA or TensorRT; tensorrt: the plan that `geal-edge "
+        "build` made here; OpenVINO in f32, or in bf16 or f16 where the processor can; "
+        "auto: the fastest that `geal-edge verify` has found right on this machine.",
     ),
 ]
 Quiet: TypeAlias = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
