@@ -334,6 +334,11 @@ def test_an_engine_that_fails_verification_ends_with_a_code_of_its_own_and_run_r
     assert code == 21
     assert f"geal-edge verify {bundle.path} --backend ort-cuda" in error
     assert cli(*run, "ort-cuda", "--unverified")[0] == 12
+    select = ("select", DRIVE, "-b", bundle.path, "-n", 2, "-o", tmp_path / "p.json", "--backend", "ort-cuda")
+    code, _, error = cli(*select)
+    assert code == 21
+    assert f"geal-edge verify {bundle.path} --backend ort-cuda" in error
+    assert cli(*select, "--unverified")[0] == 12
     code, _, error = cli(*run, "ort-cpu")
     assert code == 22
     assert "the same command goes on with the frame in hand" in error
