@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from geal_edge.cli.app import app, main
+from geal_edge.cli.app import app
 from geal_edge.cli.demo import MARKER
 from geal_edge.cli.export import parse_size, parse_triple
 from geal_edge.errors import UsageError
@@ -26,20 +26,6 @@ from tests.tiny import tiny_weights
 from tests.web import safetensors_bytes, site
 
 DRIVE = "drawn:1:60"
-
-
-@pytest.fixture
-def cli(capsys, monkeypatch):
-    """`cli("run", ...)` -> (exit code, stdout, stderr), through the same `main` as the console script."""
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["geal-edge", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        return ended.value.code or 0, captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ import pytest
 
 from geal_edge.errors import BackendError, MissingDependency, UsageError
 from geal_edge.export import engine
+from geal_edge.models.bundle import Bundle
 from geal_edge.runtime.backends import cuda as cuda_calls
 from geal_edge.runtime.backends import identity as identity_calls
 from geal_edge.runtime.backends import tensorrt as tensorrt_calls
@@ -46,7 +47,8 @@ def gpu(monkeypatch, tmp_path):
     driver = FakeDriver()
     for module in (tensorrt_calls, engine, identity_calls):
         monkeypatch.setattr(module, "probe", lambda: DRIVER)
-    monkeypatch.setattr(cuda_calls, "_bindings", lambda: driver)
+    for module in (cuda_calls, engine):
+        monkeypatch.setattr(module, "cuda_bindings", lambda: driver)
     trt = FakeTensorRt(driver)
     monkeypatch.setitem(sys.modules, "tensorrt", trt)
     folder = tmp_path / "site" / "tensorrt-10.3.0.dist-info"
@@ -223,7 +225,7 @@ def test_a_plan_that_tensorrt_refuses_all_the_same_is_told_in_its_words(gpu, tin
     build(tiny_bundle, state)
     monkeypatch.undo()
     monkeypatch.setattr(tensorrt_calls, "probe", lambda: DRIVER)
-    monkeypatch.setattr(cuda_calls, "_bindings", lambda: gpu.driver)
+    monkeypatch.setattr(cuda_calls, "cuda_bindings", lambda: gpu.driver)
     monkeypatch.setitem(sys.modules, "tensorrt", gpu)
     with pytest.raises(BackendError, match="cannot load this plan: magic tag does not match"):
         on_plan(tiny_bundle, state).__enter__()
@@ -321,6 +323,35 @@ def test_a_gpu_that_has_other_work_is_told_before_it_is_timed(
 def test_where_nobody_can_say_whether_the_gpu_is_busy_nothing_is_told(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert engine.busy_words(DRIVER) is None
+
+
+@no_gpu
+def test_an_export_with_an_engine_is_refused_before_it_begins_where_there_is_no_gpu(cli, tmp_path):
+    code, _, error = cli("export", "-w", "untrained:0", "--engine", "--out", tmp_path / "b")
+    assert code == 12
+    assert "no NVIDIA driver on this machine" in error
+    assert not (tmp_path / "b").exists()
+
+
+def test_an_engine_of_the_precision_for_cpus_is_refused(gpu, cli, tmp_path):
+    words = ("export", "-w", "untrained:0", "--engine", "--precision", "int8-dynamic", "--calibrate", "drawn:0:40")
+    code, _, error = cli(*words, "--out", tmp_path / "b")
+    assert code == 2
+    assert "int8-dynamic is for CPUs alone" in error
+
+
+def test_an_export_with_an_engine_builds_and_verifies_it_so_that_run_takes_it(gpu, cli, tmp_path, state):
+    code, out, error = cli("export", "-w", "untrained:0", "--size", "64x64", "--engine", "--out", tmp_path / "b")
+    assert code == 0, error
+    assert "tensorrt 10.3.0, a GPU of compute capability 8.7" in out
+    assert "tensorrt: verified, tensorrt 10.3.0 on a GPU" in out
+    assert "--backend tensorrt" in out
+    assert standing(state, Bundle.open(tmp_path / "b"), "tensorrt").verdict == "verified"
+    run = ("run", "drawn:1:10", "--bundle", tmp_path / "b", "--spool", tmp_path / "s", "--budget", 3)
+    code, out, error = cli(*run, "--backend", "tensorrt")
+    assert code == 0, error
+    assert "3 of 10 frames selected" in out
+    assert gpu.driver.alive == {}
 
 
 # -- the real packages ---------------------------------------------------------------------------------------------------

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from geal_edge.config import Precision
 from geal_edge.errors import BackendError, Interrupted, UsageError
 from geal_edge.models.bundle import Bundle
 from geal_edge.runtime import durable
+from geal_edge.runtime.backends.cuda import cuda_bindings
 from geal_edge.runtime.backends.driver import Driver, probe
 from geal_edge.runtime.backends.tensorrt import Log, tensorrt_module
 from geal_edge.runtime.observer import Observer
@@ -87,6 +89,18 @@ def build(
     return Built(path=folder / facts.file, facts=facts, why=why)
 
 
+def require_machine(precision: Precision) -> None:
+    """Raise what would keep a plan from being built and run here: better said before an export than after it.
+
+    Raises BackendError, MissingDependency, and UsageError for the precision that is for CPUs alone.
+    """
+    if precision == "int8-dynamic":
+        raise UsageError("--engine: int8-dynamic is for CPUs alone. Choose --precision int8, or leave out --engine.")
+    _driver()
+    tensorrt_module()
+    cuda_bindings()
+
+
 def workspace(jetson: Path = _JETSON, memory: Path = _MEMORY) -> int:
     """MiB: `WORKSPACE_MIB`, on a Jetson a quarter of the free memory where that is less."""
     if not jetson.exists():
@@ -100,7 +114,8 @@ def _driver() -> Driver:
         return probe()
     except BackendError as error:
         raise BackendError(
-            f"{error} A plan for the GPU of another machine: --compute-capability X.Y, which needs TensorRT-RTX."
+            f"{error} A plan for the GPU of another machine: geal-edge build BUNDLE --compute-capability X.Y, which needs "
+            "TensorRT-RTX."
         ) from error
 
 

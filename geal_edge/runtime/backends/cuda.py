@@ -23,7 +23,7 @@ class Stream:
     """
 
     def __enter__(self) -> "Stream":
-        self._cuda = cuda = _bindings()
+        self._cuda = cuda = cuda_bindings()
         _value(cuda.cuInit(0))
         device = _value(cuda.cuDeviceGet(0))
         # What is given back answers nothing that could be used: on a GPU that has failed all calls do, and the first was told.
@@ -111,7 +111,8 @@ class Graph:
         self._cuda.cuGraphExecDestroy(self._executable)
 
 
-def _bindings() -> Any:
+def cuda_bindings() -> Any:
+    """cuda-bindings' module of the driver. Raises MissingDependency."""
     try:
         from cuda.bindings import driver
     except ImportError as error:

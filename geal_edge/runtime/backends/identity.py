@@ -45,6 +45,8 @@ def identity(name: BackendName) -> Identity:
         raise MissingDependency(
             f"{name}: {package} is not installed. Install it with: pip install 'geal-edge[{EXTRAS[package]}]'{instead}"
         )
+    if name == "tensorrt":
+        del found[1:]  # names of one and the same; TensorRT-RTX, the last, runs where there is no other
     return Identity(engine=", ".join(found), device=str(probe()) if name in ON_GPU else processor())
 
 
