@@ -354,6 +354,30 @@ def test_an_export_with_an_engine_builds_and_verifies_it_so_that_run_takes_it(gp
     assert gpu.driver.alive == {}
 
 
+def test_inspect_reads_plans_and_verifications(gpu, cli, tiny_bundle, state):
+    path = build(tiny_bundle, state).path
+    assert cli("verify", tiny_bundle.path, "--backend", "tensorrt")[0] == 0
+    for place in (path, path.with_suffix(".json")):
+        code, out, error = cli("inspect", place)
+        assert code == 0, error
+        assert "a GPU of compute capability 8.7" in out
+        assert "whole" in out
+    record = path.with_name("verify-tensorrt.json")
+    code, out, error = cli("inspect", record)
+    assert code == 0, error
+    assert "tensorrt: verified" in out
+    assert json.loads(cli("inspect", record, "--json")[1])["passed"] is True
+    path.write_bytes(b"cut")
+    assert "damaged or cut off" in cli("inspect", path)[1]
+    assert "damaged" in json.loads(cli("inspect", path, "--json")[1])["damage"]
+    record.write_text('{"schema": "geal-edge/verify/1"}')
+    code, _, error = cli("inspect", record)
+    assert (code, "is not whole" in error) == (2, True)
+    path.with_suffix(".json").unlink()
+    code, _, error = cli("inspect", path)
+    assert (code, "for whom it is" in error) == (2, True)
+
+
 # -- the real packages ---------------------------------------------------------------------------------------------------
 
 

@@ -16,6 +16,7 @@ from geal_edge.models.bundle import digest, file_digest
 from geal_edge.runtime import durable
 
 SCHEMA = "geal-edge/plan/1"
+SUFFIX = ".plan"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +41,7 @@ class PlanFacts:
     @property
     def file(self) -> str:
         """The plan's name: one for each module, compute capability and batch."""
-        return f"{self.module}-{self.compute_capability}-batch{self.max_batch}.plan"
+        return f"{self.module}-{self.compute_capability}-batch{self.max_batch}{SUFFIX}"
 
     def runs_on(self, here: "PlanFacts") -> list[str]:
         """What keeps such a plan from running on a machine, in words; nothing where it runs. Its batch is not looked at.
@@ -136,7 +137,7 @@ def find_plan(folder: Path, here: PlanFacts, *, build: str) -> tuple[bytes, Plan
     """
     runs: list[StoredPlan] = []
     refused: list[str] = []
-    for path in sorted(folder.glob("*.plan")):
+    for path in sorted(folder.glob(f"*{SUFFIX}")):
         try:
             stored = read_stored(path)
             differs = stored.facts.runs_on(here)
