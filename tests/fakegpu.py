@@ -185,6 +185,7 @@ class FakeTensorRt(ModuleType):
     objects       names of the objects that were made, in their order
     built         settings of each plan that was built
     capturable    whether a plan's work can be captured
+    answers_nan   whether patch features come out as NaN
     """
 
     ILogger = _Logger
@@ -202,6 +203,7 @@ class FakeTensorRt(ModuleType):
         self.objects: list[str] = []
         self.built: list[SimpleNamespace] = []
         self.capturable = True
+        self.answers_nan = False
 
     @staticmethod
     def nptype(kind: Any) -> Any:
@@ -351,4 +353,6 @@ class _Context:
         image = np.frombuffer(ctypes.string_at(self._addresses["image"], int(np.prod(shape))), np.uint8).reshape(shape)
         names = [node.name for node in self._engine.session.get_outputs()]
         for name, values in zip(names, self._engine.session.run(names, {"image": image}), strict=True):
+            if self._engine.trt.answers_nan and name == "patch_features":
+                values.fill(np.nan)
             ctypes.memmove(self._addresses[name], values.ctypes.data, values.nbytes)

@@ -10,6 +10,7 @@ import shutil
 import sys
 import threading
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,10 +31,13 @@ from geal_edge.runtime.records import standing, write_record
 from geal_edge.runtime.state import State
 from geal_edge.runtime.stopping import Stop
 from geal_edge.runtime.verify import verify
+from geal_edge.runtime.watched import WatchedEncoder
 from tests.contracts import BACKEND_CHECKS, it_refuses_a_file_that_is_no_graph
 from tests.fakegpu import DRIVER, FakeDriver, FakeTensorRt
+from tests.fakes import MemorySource, frame
 from tests.tampered import nan_always, tampered
 from tests.test_gpu_backends import no_gpu
+from tests.test_watched import events, outcome, run
 
 
 @pytest.fixture
@@ -293,6 +297,43 @@ def test_a_plan_that_answers_nan_is_not_verified(gpu, tiny_bundle, state, tmp_pa
     )
     assert not found.passed
     assert "NaN" in str(found)
+
+
+def lose_the_gpu(gpu):
+    gpu.driver.refuses = {"cuEventSynchronize"}
+
+
+def answer_nan(gpu):
+    gpu.answers_nan = True
+
+
+@pytest.mark.parametrize(("fault", "words"), [(lose_the_gpu, "the GPU refused a call"), (answer_nan, "NaN")])
+def test_a_plan_that_fails_at_work_is_replaced_and_no_frame_is_lost(gpu, tiny_bundle, state, tmp_path, fault, words):
+    build(tiny_bundle, state)
+
+    class Faulty(MemorySource):
+        """A source at whose seventh frame the GPU fails; or so, as frames are read ahead."""
+
+        def frames(self, after=-1):
+            for item in super().frames(after):
+                if item.frame_index == 6:
+                    fault(gpu)
+                yield item
+
+    def encoder(*names):
+        cache = state.of_bundle(tiny_bundle.digest)
+        open_ = partial(open_backend, graph=tiny_bundle.graph, cache=cache, threads=1)
+        return WatchedEncoder(tiny_bundle, names, open_, on_failure="cpu", state=state, wall_ns=lambda: 0)
+
+    items = [frame(i) for i in range(12)]
+    run(Faulty(items), encoder("tensorrt", "ort-cpu"), tmp_path / "s")
+    run(MemorySource(items), encoder("ort-cpu"), tmp_path / "plain")
+    assert outcome(tmp_path / "s") == outcome(tmp_path / "plain")
+    ((name, detail),) = events(tmp_path / "s")
+    assert (name, detail["was"], detail["now"]) == ("engine_changed", "tensorrt", "ort-cpu")
+    assert words in detail["reason"]
+    assert standing(state, tiny_bundle, "tensorrt").verdict == "failed"
+    assert gpu.driver.alive == {}
 
 
 class Warnings(Silent):
