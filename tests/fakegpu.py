@@ -19,6 +19,7 @@ from geal_edge.runtime.backends.driver import Driver
 
 DRIVER = Driver(cuda=(12, 6), gpu="a GPU", compute_capability=(8, 7))
 MAGIC = b"PLAN"
+PRIMARY = -1
 OK, INVALID_CONTEXT, FAILED = 0, 201, 719
 
 
@@ -74,12 +75,14 @@ class FakeDriver(ModuleType):
         return self._answer("cuDeviceGet", 0)
 
     def cuDevicePrimaryCtxRetain(self, device: int) -> tuple[Any, ...]:
-        number = next(self._numbers)
-        self.alive[-1] = "context"
-        return self._answer("cuDevicePrimaryCtxRetain", number)
+        self.alive[PRIMARY] = self.alive.get(PRIMARY, 0) + 1
+        return self._answer("cuDevicePrimaryCtxRetain", PRIMARY)
 
     def cuDevicePrimaryCtxRelease(self, device: int) -> tuple[Any, ...]:
-        return self._gone("cuDevicePrimaryCtxRelease", -1)
+        self.alive[PRIMARY] -= 1
+        if self.alive[PRIMARY]:
+            return self._answer("cuDevicePrimaryCtxRelease")
+        return self._gone("cuDevicePrimaryCtxRelease", PRIMARY)
 
     def cuCtxSetCurrent(self, context: int) -> tuple[Any, ...]:
         self._contexts[threading.get_ident()] = context

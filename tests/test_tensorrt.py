@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import benchmarks.gpu
 from geal_edge.errors import BackendError, MissingDependency, UsageError
 from geal_edge.export import engine
 from geal_edge.models.bundle import Bundle
@@ -26,6 +27,7 @@ from geal_edge.runtime.backends.choice import open_backend
 from geal_edge.runtime.backends.tensorrt import TensorRt
 from geal_edge.runtime.encoder import Encoder
 from geal_edge.runtime.engines import choose
+from geal_edge.runtime.frame import Frame, LostFrame
 from geal_edge.runtime.observer import Silent
 from geal_edge.runtime.records import standing, write_record
 from geal_edge.runtime.state import State
@@ -325,7 +327,7 @@ def test_a_plan_that_fails_at_work_is_replaced_and_no_frame_is_lost(gpu, tiny_bu
         open_ = partial(open_backend, graph=tiny_bundle.graph, cache=cache, threads=1)
         return WatchedEncoder(tiny_bundle, names, open_, on_failure="cpu", state=state, wall_ns=lambda: 0)
 
-    items = [frame(i) for i in range(12)]
+    items: list[Frame | LostFrame] = [frame(i) for i in range(12)]
     run(Faulty(items), encoder("tensorrt", "ort-cpu"), tmp_path / "s")
     run(MemorySource(items), encoder("ort-cpu"), tmp_path / "plain")
     assert outcome(tmp_path / "s") == outcome(tmp_path / "plain")
@@ -417,6 +419,15 @@ def test_inspect_reads_plans_and_verifications(gpu, cli, tiny_bundle, state):
     path.with_suffix(".json").unlink()
     code, _, error = cli("inspect", path)
     assert (code, "for whom it is" in error) == (2, True)
+
+
+@no_gpu
+def test_the_benchmark_of_gpus_says_that_there_is_none(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["gpu"])
+    with pytest.raises(SystemExit) as ended:
+        benchmarks.gpu.main()
+    assert ended.value.code == BackendError.exit_code
+    assert "There is no GPU here, so nothing was measured: there is no NVIDIA driver" in capsys.readouterr().out
 
 
 # -- the real packages ---------------------------------------------------------------------------------------------------
