@@ -6,7 +6,9 @@ fakes cannot show is that the real ones answer as they do; that the names exist 
 
 import ast
 import json
+import os
 import shutil
+import subprocess
 import sys
 import threading
 from dataclasses import replace
@@ -451,6 +453,49 @@ def test_cuda_bindings_has_every_name_that_is_asked_of_it():
         assert any(
             hasattr(getattr(driver, kind), flag) for kind in ("CUstream_flags", "CUevent_flags", "CUstreamCaptureMode")
         )
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler for a library that answers as a driver does")
+def test_the_real_cuda_bindings_make_each_call_as_a_driver_expects_it(tmp_path):
+    pytest.importorskip("cuda.bindings.driver", reason="needs cuda-bindings: pip install 'geal-edge[rtx]'")
+    source, library = Path(__file__).with_name("fakecuda.c"), tmp_path / "libcuda.so.1"
+    subprocess.run(["cc", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o", library, source, "-ldl"], check=True)
+    script = """
+import threading
+import numpy as np
+from geal_edge.runtime.backends.cuda import Stream
+
+with Stream() as stream:
+    device, host, back = stream.device_memory(1000), stream.pinned_memory(1000), stream.pinned_memory(1000)
+    host[:] = np.arange(1000) % 251
+    stream.copy_in(device, host[:500])
+    stream.copy_out(back[:500], device)
+    stream.wait()
+    assert np.array_equal(host[:500], back[:500])
+
+    def elsewhere():
+        stream.use()
+        stream.begin_capture()
+        graph = stream.end_capture()
+        graph.launch()
+        graph.close()
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+"""
+    found = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "LD_LIBRARY_PATH": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stderr == ""
+    assert found.stdout.splitlines() == [
+        *("stream of flags 1, priority 0", "event of flags 1", "capture of mode 1", "graph launched"),
+        *("pinned memory freed", "pinned memory freed", "memory freed", "stream destroyed", "context released"),
+    ]
 
 
 def test_the_fakes_have_no_name_that_the_real_packages_have_not():
