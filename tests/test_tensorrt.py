@@ -31,6 +31,7 @@ from geal_edge.runtime.encoder import Encoder
 from geal_edge.runtime.engines import choose
 from geal_edge.runtime.frame import Frame, LostFrame
 from geal_edge.runtime.observer import Silent
+from geal_edge.runtime.plan import find_plan
 from geal_edge.runtime.records import standing, write_record
 from geal_edge.runtime.state import State
 from geal_edge.runtime.stopping import Stop
@@ -202,7 +203,8 @@ def test_a_machine_with_no_plan_is_told_the_command(gpu, tiny_bundle, state):
      ({"compute_capability": "9.0+"}, "its compute_capability is"),
      ({"version": "10.16.1"}, "its version is '10.16.1', here it is '10.3.0'"),
      ({"module": "tensorrt_rtx"}, "its module is"), ({"graph": "sha256:0"}, "its graph is"),
-     ({"schema": "geal-edge/plan/9"}, "its schema is"), ({"plan": None}, "cannot be read")],
+     ({"schema": "geal-edge/plan/9"}, "its schema is"), ({"plan": None}, "cannot be read"),
+     ({"compute_capability": "new"}, "cannot be read"), ({"max_batch": "8"}, "cannot be read")],
 )  # fmt: skip
 def test_a_plan_of_another_machine_or_graph_is_refused_before_any_object_of_tensorrt(
     gpu, tiny_bundle, state, facts, words
@@ -247,11 +249,15 @@ def test_identical_vehicles_may_share_a_plan(gpu, tiny_bundle, state, tmp_path):
         assert backend.run({"image": frames(tiny_bundle, 1)})
 
 
-def test_of_several_plans_that_of_the_smallest_batch_runs(gpu, tiny_bundle, state):
+def test_of_several_plans_that_of_the_smallest_batch_and_of_this_gpu_runs(gpu, tiny_bundle, state):
     for batch in (8, 2):
         build(tiny_bundle, state, max_batch=batch)
     with on_plan(tiny_bundle, state) as backend, pytest.raises(BackendError, match="takes 2 at most"):
         backend.run({"image": frames(tiny_bundle, 3)})
+    build(tiny_bundle, state, max_batch=2, hardware_compatible=True)
+    folder = state.of_bundle(tiny_bundle.digest)
+    here = tensorrt_calls.facts_here(gpu, DRIVER, tiny_bundle.graph)
+    assert find_plan(folder, here, build="")[1].gpu == "a GPU"
 
 
 def test_a_hardware_compatible_plan_runs_on_any_gpu_from_ampere_on(gpu, tiny_bundle, state):

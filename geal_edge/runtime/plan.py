@@ -6,6 +6,7 @@ any of an Ampere or newer.
 """
 
 import json
+import re
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,8 @@ def read_stored(path: Path) -> StoredPlan:
         if schema != SCHEMA:
             raise BackendError(f"its schema is {schema!r}, this version reads {SCHEMA!r}")
         facts = PlanFacts(**{field.name: record[field.name] for field in fields(PlanFacts)})
+        if not re.fullmatch(r"\d+\.\d+\+?", facts.compute_capability) or not isinstance(facts.max_batch, int):
+            raise ValueError(f"compute_capability {facts.compute_capability!r}, max_batch {facts.max_batch!r}")
     except FileNotFoundError:
         raise
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -128,7 +131,9 @@ def why_not(folder: Path, facts: PlanFacts) -> str | None:
 
 
 def find_plan(folder: Path, here: PlanFacts, *, build: str) -> tuple[bytes, PlanFacts]:
-    """The plan that runs here, and what it is for; of several the one of the smallest batch. Nothing of TensorRT is touched.
+    """The plan that runs here, and what it is for. Nothing of TensorRT is touched.
+
+    Of several it is that of the smallest batch, and of these one that was built for this GPU rather than for many.
 
     here   what it must be for, whatever its batch
     build  the command that makes one
@@ -149,7 +154,7 @@ def find_plan(folder: Path, here: PlanFacts, *, build: str) -> tuple[bytes, Plan
             if not differs:
                 runs.append(stored)
         refused += [f"{path.name}: {'; '.join(differs)}"] if differs else []
-    for stored in sorted(runs, key=lambda each: each.facts.max_batch):
+    for stored in sorted(runs, key=lambda each: (each.facts.max_batch, each.facts.gpu is None)):
         plan = stored.path.read_bytes()
         if digest(plan) == stored.digest:
             return plan, stored.facts

@@ -16,7 +16,8 @@ from geal_edge.errors import BackendError, MissingDependency
 
 
 class Stream:
-    """A stream of work on the first GPU, of the lowest priority: other software of the vehicle goes first. A context manager.
+    """A stream of work on the first GPU, of the lowest priority: whatever else this process has on the GPU goes first. A context
+    manager.
 
     Whoever enters it has asked `probe()` whether there is a driver. What it allocates lives until it is left: an array of
     pinned memory must not be looked at after that.

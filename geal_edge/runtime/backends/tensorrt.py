@@ -56,7 +56,8 @@ class TensorRt(Backend):
             self.outputs = {tensor.name: tensor.spec for tensor in tensors if not tensor.is_input}
             self._buffers = {tensor.name: _Buffer.of(self._stream, tensor.spec, facts.max_batch) for tensor in tensors}
             for name, buffer in self._buffers.items():
-                self._context.set_tensor_address(name, buffer.device)
+                if not self._context.set_tensor_address(name, buffer.device):
+                    raise BackendError(f"{what}: it does not take memory for {name!r}.")
             self._max_batch = facts.max_batch
             self._batch: int | None = None
             self._capture_next = False
