@@ -58,7 +58,8 @@ oracle:
 test-rtx:
 	@python=$$(sh scripts/find-python.sh 3.11) || { echo "geal-edge: skipped the engines of TensorRT-RTX"; exit 0; }; \
 	PYTHON="$$python" sh scripts/setup-venv.sh .venv-rtx requirements/test.txt rtx,openvino && \
-	.venv-rtx/bin/python -m pytest tests/test_rtx.py tests/test_engine.py tests/test_backends.py tests/test_verify.py tests/test_watched.py tests/slow/test_cpp_example.py
+	.venv-rtx/bin/python -m pytest tests/test_rtx.py tests/test_engine.py tests/test_tensorrt.py tests/test_backends.py \
+		tests/test_verify.py tests/test_watched.py tests/slow/test_cpp_example.py
 
 test-numpy1:
 	@python=$$(sh scripts/find-python.sh 3.10) || { echo "geal-edge: skipped the tests with numpy 1.26"; exit 0; }; \

@@ -1,10 +1,13 @@
 """What several tests need."""
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from geal_edge.cli.app import main
 from geal_edge.export.exporter import ExportOptions, export_bundle
 from geal_edge.models.bundle import Bundle
 from geal_edge.runtime.backends.ort import OrtCpu
@@ -42,3 +45,17 @@ def encoder(tiny_bundle: Bundle) -> Iterator[Encoder]:
     """The tiny bundle on the CPU, entered."""
     with Encoder(tiny_bundle, OrtCpu(tiny_bundle.graph, threads=1)) as ready:
         yield ready
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Any, str, str]]:
+    """`cli("run", ...)` -> (exit code, stdout, stderr), through the same `main` as the console script."""
+
+    def call(*words: object) -> tuple[Any, str, str]:
+        monkeypatch.setattr(sys, "argv", ["geal-edge", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        return ended.value.code or 0, captured.out, captured.err
+
+    return call

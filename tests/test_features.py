@@ -15,6 +15,7 @@ from geal_edge.errors import (
     UsageError,
 )
 from geal_edge.models.bundle import token_space
+from geal_edge.models.preprocess import resize
 from geal_edge.runtime import features as features_module
 from geal_edge.runtime import pool
 from geal_edge.runtime.encoder import Encoded, Encoder
@@ -49,6 +50,11 @@ class Scribe:
 @pytest.fixture
 def scribe(tiny_bundle):
     return Scribe(tiny_bundle)
+
+
+def seen_of(item, manifest):
+    """The pixels of a frame as the encoder gets them."""
+    return resize(item.image, manifest.width, manifest.height, manifest.resize)
 
 
 @pytest.fixture
@@ -102,7 +108,7 @@ def test_what_is_stored_is_what_the_encoder_said(scribe, tiny_bundle, tmp_path, 
         assert features.sources["memory"].lost == [(4, "memory#4", "truncated")]
     assert [record for record, _ in found] == [record_of(item) for item in memory().items if item is not BAD]
     for (_, stored), item in zip(found, [item for item in memory().items if item is not BAD], strict=True):
-        said = scribe(item.image)
+        said = scribe(seen_of(item, tiny_bundle.manifest))
         for name in ("patch_features", "cls_attention", "cls_embedding"):
             assert np.array_equal(getattr(stored, name), getattr(said, name))
 

@@ -23,6 +23,7 @@ LAYERS = ("cli", "export", "runtime", "models")
 
 HEAVY = (
     "PIL",
+    "cuda",
     "cv2",
     "huggingface_hub",
     "lz4",

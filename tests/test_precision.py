@@ -9,6 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
+from geal_edge.config import PRESETS
 from geal_edge.errors import MissingDependency, ParityError, SourceError, UsageError
 from geal_edge.export import exporter, lowering
 from geal_edge.export.answers import answer_each
@@ -284,7 +285,7 @@ def test_frames_of_any_source_are_spread_over_all_of_it(count, expected):
 
 
 def test_layers_stay_fp32_until_the_others_cost_little_enough():
-    losses = [lowering.LayerLoss(layer=str(i), tokens=0.001, attention=0.0) for i in range(10)]
+    losses = [lowering.LayerLoss(layer=str(i), tokens=0.001, attention=0.0, cover=0.0) for i in range(10)]
     for limit, high in ((1.0, 0), (0.0051, 5), (0.0, 10)):
         chosen = lowering.stay_fp32(losses, limit)
         assert sum(not layer.lowered for layer in chosen) == high
@@ -293,6 +294,6 @@ def test_layers_stay_fp32_until_the_others_cost_little_enough():
 def test_a_layer_that_answers_nan_is_never_lowered():
     good = {"patch_features": np.ones((1, 2, 3), np.float32), "cls_attention": np.full((1, 2), 0.5, np.float32)}
     bad = {**good, "patch_features": np.full((1, 2, 3), np.nan, np.float32)}
-    loss = lowering.layer_loss("fc2", good, bad)
-    assert loss.loss == np.inf
+    loss = lowering.layer_loss("fc2", good, bad, np.ones((1, 3), np.float16), PRESETS["geal"])
+    assert loss.loss == loss.cover == np.inf
     assert not lowering.stay_fp32([loss], 1e9)[0].lowered

@@ -46,7 +46,7 @@ def bench(
         require_writable_place(plot)
     frames = open_source(source)
     with Terminal(quiet=quiet or as_json) as watch, stopping_well() as stop:
-        with open_encoder(bundle, None, backend, watch) as encoder:
+        with open_encoder(bundle, None, backend, unverified=True, watch=watch) as encoder:
             found = benching.bench(encoder, frames, minutes=minutes, watch=watch, stop=stop)
         if plot is not None:
             durable.write_file(plot, svg(found).encode())

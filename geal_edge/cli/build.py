@@ -12,7 +12,9 @@ from geal_edge.models.bundle import Bundle
 
 def build(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle folder, made by `geal-edge export`.")],
-    max_batch: Annotated[int, typer.Option(min=1, help="Frames in one inference at most.")] = 1,
+    max_batch: Annotated[
+        int, typer.Option(min=1, help="Frames in one inference at most, and how many it is made fast for.")
+    ] = 1,
     workspace: Annotated[
         int | None,
         typer.Option(
@@ -27,11 +29,18 @@ def build(
             metavar="X.Y", help="Build for such a GPU, which is not here (TensorRT-RTX). Default: this machine's."
         ),
     ] = None,
+    hardware_compatible: Annotated[
+        bool,
+        typer.Option(
+            "--hardware-compatible",
+            help="One plan for all GPUs from Ampere on, somewhat slower. TensorRT only, not on a Jetson.",
+        ),
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Build a TensorRT plan of a bundle into this machine's state folder; no backend runs plans yet.
+    """Build a TensorRT plan of a bundle into this machine's state folder, for `--backend tensorrt`.
 
-    One that fits is left as it is.
+    One that fits is left as it is. A new one must answer for itself before `run` takes it: `geal-edge verify`.
 
     Example: `geal-edge build bundle`
 
@@ -45,10 +54,18 @@ def build(
             max_batch=max_batch,
             workspace_mib=workspace,
             compute_capability=compute_capability,
+            hardware_compatible=hardware_compatible,
             watch=watch,
             stop=stop,
         )
-        facts = built.facts
-        target = facts.gpu or "any GPU"
-        watch.say(f"{facts.module} {facts.version}, {target} of compute capability {facts.compute_capability}")
-        watch.say(f"fits as it is: {built.path}" if built.why is None else f"built ({built.why}): {built.path}")
+        say_built(built, watch)
+        if compute_capability is None:
+            watch.say(f"\nNext: geal-edge verify {bundle} --backend tensorrt")
+
+
+def say_built(built: engine.Built, watch: Terminal) -> None:
+    """For whom a plan is, where it lies, and whether it was built."""
+    facts = built.facts
+    target = facts.gpu or "any GPU"
+    watch.say(f"{facts.module} {facts.version}, {target} of compute capability {facts.compute_capability}")
+    watch.say(f"fits as it is: {built.path}" if built.why is None else f"built ({built.why}): {built.path}")

@@ -77,9 +77,13 @@ BackendChoice: TypeAlias = Annotated[
     BackendOrAuto,
     typer.Option(
         "--backend",
-        help="Engine: ONNX Runtime on the CPU or, of an NVIDIA GPU, with CUDA or TensorRT; OpenVINO in f32, or in bf16 or f16 "
-        "where the processor can; auto: the fastest that `geal-edge verify` has found right on this machine.",
+        help="Engine: ONNX Runtime on the CPU or, of an NVIDIA GPU, with CUDA or TensorRT; tensorrt: the plan that `geal-edge "
+        "build` made here; OpenVINO in f32, or in bf16 or f16 where the processor can; "
+        "auto: the fastest that `geal-edge verify` has found right on this machine.",
     ),
+]
+Unverified: TypeAlias = Annotated[
+    bool, typer.Option("--unverified", help="Run an engine that `geal-edge verify` has not found right here.")
 ]
 Quiet: TypeAlias = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print the machine form (docs/formats.md).")]
@@ -123,11 +127,17 @@ def backends_of(bundle: Bundle, state: State, threads: int | None = None) -> Ope
 
 
 def open_encoder(
-    bundle: Path, threads: int | None, backend: BackendOrAuto = "ort-cpu", watch: "Terminal | None" = None
+    bundle: Path,
+    threads: int | None,
+    backend: BackendOrAuto = "ort-cpu",
+    *,
+    unverified: bool = False,
+    watch: "Terminal | None" = None,
 ) -> Encoder:
-    """The bundle on a backend, to be entered; `watch` is told why where it was chosen."""
+    """The bundle on a backend that has answered for itself, to be entered; `watch` is told why where it was chosen."""
     opened, state = Bundle.open(bundle), machine_state()
-    return Encoder(opened, backends_of(opened, state, threads)(_chosen(backend, opened, state, watch).names[0]))
+    first = _chosen(backend, opened, state, unverified=unverified, watch=watch).names[0]
+    return Encoder(opened, backends_of(opened, state, threads)(first))
 
 
 def open_watched(
@@ -141,9 +151,7 @@ def open_watched(
 ) -> WatchedEncoder:
     """The bundle on a backend that has answered for itself, with those behind it that may take over; to be entered."""
     opened, state = Bundle.open(bundle), machine_state()
-    engines = _chosen(backend, opened, state, watch)
-    if not unverified:
-        require_verified(engines.names[0], opened, state)
+    engines = _chosen(backend, opened, state, unverified=unverified, watch=watch)
     return WatchedEncoder(
         opened,
         engines.names,
@@ -153,8 +161,12 @@ def open_watched(
     )
 
 
-def _chosen(backend: BackendOrAuto, bundle: Bundle, state: State, watch: "Terminal | None") -> Engines:
+def _chosen(
+    backend: BackendOrAuto, bundle: Bundle, state: State, *, unverified: bool, watch: "Terminal | None"
+) -> Engines:
     engines = choose(backend, bundle, state)
+    if not unverified:
+        require_verified(engines.names[0], bundle, state)
     if backend == "auto" and watch is not None:
         watch.warn(f"backend {engines.why}")
     return engines

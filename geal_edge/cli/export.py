@@ -1,17 +1,32 @@
 """`geal-edge export`: a checkpoint becomes a bundle."""
 
 import os
+import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from geal_edge.cli.common import Quiet, Terminal, untrained_note
+from geal_edge.cli.build import say_built
+from geal_edge.cli.common import (
+    Quiet,
+    Terminal,
+    backends_of,
+    fail_if,
+    machine_state,
+    stopping_well,
+    untrained_note,
+)
+from geal_edge.cli.verify import say_verification
 from geal_edge.config import IMAGENET_MEAN, IMAGENET_STD, SIZES, Precision, ResizeFilter
-from geal_edge.errors import MissingDependency, UsageError
+from geal_edge.errors import MissingDependency, ParityError, UsageError
+from geal_edge.export import engine
+from geal_edge.models.bundle import Bundle
 from geal_edge.models.named import DEFAULT, NAMED, Shelves, obtain_weights
 from geal_edge.models.weights import UNTRAINED
-from geal_edge.runtime.sources import open_source
+from geal_edge.runtime import verify as verifying
+from geal_edge.runtime.records import write_record
+from geal_edge.runtime.sources import Source, open_source
 
 Triple = tuple[float, float, float]
 PRECISION = "Precision"
@@ -87,6 +102,12 @@ def export(
         bool,
         typer.Option("--sensitivity", help="Print what lowering each layer costs.", rich_help_panel=PRECISION),
     ] = False,
+    with_engine: Annotated[
+        bool,
+        typer.Option(
+            "--engine", help="Also build a TensorRT plan for the GPU of this machine, and let it answer for itself."
+        ),
+    ] = False,
     sha256: Annotated[
         str | None, typer.Option(metavar="HEX", help="What the checkpoint file must have, fetched or not.")
     ] = None,
@@ -103,9 +124,13 @@ def export(
 
     For an engine with no Python behind it: `geal-edge export --output clusters --out bundle-clusters`
 
+    On the machine that will run it: `geal-edge export --size 448x224 --precision fp16 --calibrate drive.mp4 --engine`
+
     Without a way out: `geal-edge export --weights dino_deitsmall16_pretrain.pth --size 448x224 --out bundle`
     """
     exporter, _ = machinery()
+    if with_engine:
+        engine.require_machine(precision)
     width, height = parse_size(size)
     out = out or Path(f"{bundle_name(weights)}-{width}x{height}")
     model = NAMED.get(weights)
@@ -144,7 +169,21 @@ def export(
         watch.say(f"checked against float64 on {parity.frames} frames:\n{_indented(str(parity))}")
         watch.say(f"bundle {out} ({bundle.digest[:19]}, feature space {bundle.manifest.feature_space})")
         untrained_note(loaded.untrained, watch)
-        watch.say(f"\nNext: geal-edge run SOURCE --bundle {out} --spool spool --budget 50")
+        if with_engine:
+            _build_and_verify(bundle, frames, watch)
+        how = " --backend tensorrt" if with_engine else ""
+        watch.say(f"\nNext: geal-edge run SOURCE --bundle {out} --spool spool --budget 50{how}")
+
+
+def _build_and_verify(bundle: Bundle, check: Source | None, watch: Terminal) -> None:
+    """What `build` and then `verify --backend tensorrt` do. Ends with ParityError's code where the plan answers wrong."""
+    state = machine_state()
+    with stopping_well() as stop:
+        say_built(engine.build(bundle, state, watch=watch, stop=stop), watch)
+    verification = verifying.verify(bundle, "tensorrt", backends_of(bundle, state), check=check, watch=watch)
+    path = write_record(state, bundle, verification, wall_ns=time.time_ns())
+    say_verification(verification, bundle, path, watch)
+    fail_if(not verification.passed, ParityError.exit_code)
 
 
 def bundle_name(weights: str) -> str:

@@ -19,6 +19,7 @@ from geal_edge.cli.common import (
     Terminal,
     Threads,
     Topics,
+    Unverified,
     open_sources,
     open_watched,
     say_notes,
@@ -88,9 +89,7 @@ def run(
         ),
     ] = None,
     backend: BackendChoice = "ort-cpu",
-    unverified: Annotated[
-        bool, typer.Option("--unverified", help="Run an engine that `geal-edge verify` has not found right here.")
-    ] = False,
+    unverified: Unverified = False,
     on_engine_failure: Annotated[
         OnFailure | None,
         typer.Option(

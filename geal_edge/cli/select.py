@@ -19,6 +19,7 @@ from geal_edge.cli.common import (
     Terminal,
     Threads,
     Topics,
+    Unverified,
     open_encoder,
     open_sources,
     require_writable_place,
@@ -153,6 +154,7 @@ def select(
     ] = None,
     guard: Guard = None,
     backend: BackendChoice = "ort-cpu",
+    unverified: Unverified = False,
     threads: Threads = None,
     quiet: Quiet = False,
 ) -> None:
@@ -171,7 +173,9 @@ def select(
     opened = open_sources(sources or [], name=name, fps=fps, topics=topic, group_s=group)
     with ExitStack() as stack:
         watch, stop = stack.enter_context(Terminal(quiet=quiet)), stack.enter_context(stopping_well())
-        encoder = stack.enter_context(LateEncoder(open_encoder(bundle, threads, backend, watch)))
+        encoder = stack.enter_context(
+            LateEncoder(open_encoder(bundle, threads, backend, unverified=unverified, watch=watch))
+        )
         manifest = encoder.bundle.manifest
         recipe = _recipe(manifest, preset, attention_ratio, ratio_rule, clusters_per_frame, kmeans_metric, downsampling)
         config = _config(manifest, preset, strategy, metric, sampling, reduction)

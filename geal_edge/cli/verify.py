@@ -12,7 +12,7 @@ from geal_edge.errors import ParityError
 from geal_edge.models.bundle import Bundle
 from geal_edge.runtime import verify as verifying
 from geal_edge.runtime.backends.choice import BackendName
-from geal_edge.runtime.records import write_record
+from geal_edge.runtime.records import Verification, write_record
 from geal_edge.runtime.sources import open_source
 
 
@@ -43,10 +43,15 @@ def verify(
         path = write_record(state, opened, verification, wall_ns=wall_ns)
         if as_json:
             print(json.dumps(verification.as_json(opened, wall_ns=wall_ns), indent=1, ensure_ascii=False))
-        verdict = "verified" if verification.passed else "FAILED"
-        watch.say(f"{backend}: {verdict}, {verification.identity.engine} on {verification.identity.device}")
-        watch.say("\n".join(f"  {line}" for line in str(verification).splitlines()))
-        if verification.frame_ms is not None:
-            watch.say(f"  {verification.frame_ms:.1f} ms a frame (median, batch {opened.manifest.batch or 1})")
-        watch.say(f"recorded in {path}")
+        say_verification(verification, opened, path, watch)
     fail_if(not verification.passed, ParityError.exit_code)
+
+
+def say_verification(verification: Verification, bundle: Bundle, path: Path, watch: Terminal) -> None:
+    """How an engine answered, and where that is recorded."""
+    verdict = "verified" if verification.passed else "FAILED"
+    watch.say(f"{verification.backend}: {verdict}, {verification.identity.engine} on {verification.identity.device}")
+    watch.say("\n".join(f"  {line}" for line in str(verification).splitlines()))
+    if verification.frame_ms is not None:
+        watch.say(f"  {verification.frame_ms:.1f} ms a frame (median, batch {bundle.manifest.batch or 1})")
+    watch.say(f"recorded in {path}")

@@ -11,7 +11,7 @@ the statistics in float32 whatever the graph says, so no loss would show there w
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -25,6 +25,8 @@ from geal_edge.export.framerows import Answer, host_rows, judged_parity, own_row
 from geal_edge.export.graph import serialize
 from geal_edge.export.layers import role_of
 from geal_edge.export.precision import Ranges, has_weights, to_fp16, to_int8, to_int8_dynamic, with_ranges
+from geal_edge.runtime.baselines import nearest_squared
+from geal_edge.runtime.clusters import Rows
 from geal_edge.runtime.kcenter import draw_first, k_center_greedy, offsets_of
 from geal_edge.runtime.observer import Observer
 from geal_edge.runtime.selection_parity import COVER_TOLERANCE, SelectionParity
@@ -49,12 +51,14 @@ class LayerLoss:
 
     tokens     mean over patch tokens of 1-cos to the float32 graph's
     attention  mean over frames of the L1 distance of the CLS attention, 0 to 2
+    cover      mean chord from a knowledge cluster of the float32 graph to the nearest one of these frames: told, not judged
     lowered    whether it was lowered in the end
     """
 
     layer: str
     tokens: float
     attention: float
+    cover: float
     lowered: bool = True
 
     @property
@@ -80,9 +84,9 @@ class Sensitivity:
 
     def __str__(self) -> str:
         width = max(len(layer.layer) for layer in self.layers)
-        lines = [f"{'lowered alone':<{width}}   tokens  attention       loss"]
+        lines = [f"{'lowered alone':<{width}}   tokens  attention       loss      cover"]
         for layer in self.layers:
-            cost = f"{layer.tokens:9.2e}  {layer.attention:9.2e}  {layer.loss:9.2e}"
+            cost = f"{layer.tokens:9.2e}  {layer.attention:9.2e}  {layer.loss:9.2e}  {layer.cover:9.2e}"
             lines.append(f"{layer.layer:<{width}}  {cost}  {'' if layer.lowered else 'stays fp32'}".rstrip())
         lines.append(f"{len(self.stays_fp32)} stay fp32; the others cost {self.loss:.1e} (limit {self.max_loss:.1e})")
         return "\n".join(lines)
@@ -163,7 +167,9 @@ def lower(
 
     layers = layers_of(model, precision, depth)
     ranges = _ranges(model, precision, chosen, batch, watch)
-    sensitivity = _sensitivity(model, precision, layers, ranges, chosen[:SENSITIVITY_FRAMES], batch, max_loss, watch)
+    sensitivity = _sensitivity(
+        model, precision, layers, ranges, chosen[:SENSITIVITY_FRAMES], batch, recipe, max_loss, watch
+    )
     names = set().union(*(layers[layer.layer] for layer in sensitivity.layers if layer.lowered))
     lowered = lowered_model(model, precision, names, ranges)
 
@@ -219,48 +225,69 @@ def _sensitivity(
     ranges: Ranges,
     frames: Frames,
     batch: int | None,
+    recipe: ClusterConfig,
     max_loss: float | None,
     watch: Observer,
 ) -> Sensitivity:
     expected = answers(serialize(model), frames, batch)
+    exact = _pooled(expected, recipe)
     watch.begin("measuring layers", len(layers))
     losses = []
     for layer, names in layers.items():
         if precision == "fp16" and layer == "layer_norm" and max(ranges.values()) > SQUARE_LIMIT:
-            losses.append(LayerLoss(layer=layer, tokens=math.inf, attention=math.inf))
+            losses.append(LayerLoss(layer=layer, tokens=math.inf, attention=math.inf, cover=math.inf))
         else:
             found = answers(serialize(lowered_model(model, precision, names, ranges)), frames, batch)
-            losses.append(layer_loss(layer, expected, found))
+            losses.append(layer_loss(layer, expected, found, exact, recipe))
         watch.advance()
     limit = MAX_LOSS[precision] if max_loss is None else max_loss
     return Sensitivity(layers=tuple(stay_fp32(losses, limit)), max_loss=limit)
 
 
-def layer_loss(layer: str, expected: dict[str, npt.NDArray[Any]], found: dict[str, npt.NDArray[Any]]) -> LayerLoss:
-    """How far one layer's lowering moves patch tokens and CLS attention; infinite where an answer holds NaN or infinity."""
+def layer_loss(
+    layer: str,
+    expected: dict[str, npt.NDArray[Any]],
+    found: dict[str, npt.NDArray[Any]],
+    exact: Rows,
+    recipe: ClusterConfig,
+) -> LayerLoss:
+    """How far one layer's lowering moves patch tokens, CLS attention and knowledge clusters; infinite where an answer holds NaN
+    or infinity.
+
+    exact  the clusters of what is expected
+    """
     a, b = (answer["patch_features"].astype(np.float64) for answer in (expected, found))
     cosines = (a * b).sum(-1) / np.maximum(np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1), 1e-300)
     moved = np.abs(expected["cls_attention"].astype(np.float64) - found["cls_attention"]).sum(-1)
     tokens, attention = 1 - float(cosines.mean()), float(moved.mean())
-    sound = math.isfinite(tokens) and math.isfinite(attention)
-    return LayerLoss(
-        layer=layer, tokens=max(tokens, 0.0) if sound else math.inf, attention=attention if sound else math.inf
-    )
+    if not (math.isfinite(tokens) and math.isfinite(attention)):
+        return LayerLoss(layer=layer, tokens=math.inf, attention=math.inf, cover=math.inf)
+    rows = _pooled(found, recipe)
+    with one_blas_thread():
+        cover = float(np.sqrt(nearest_squared(exact, rows)).mean()) if len(rows) else math.inf
+    return LayerLoss(layer=layer, tokens=max(tokens, 0.0), attention=attention, cover=cover)
+
+
+def _pooled(stacked: dict[str, npt.NDArray[Any]], recipe: ClusterConfig) -> Rows:
+    """The knowledge clusters of all frames of stacked answers; none where no frame could be judged."""
+    tokens, attention = stacked["patch_features"], stacked["cls_attention"]
+    with one_blas_thread():
+        each = [
+            host_rows({"patch_features": tokens[i], "cls_attention": attention[i]}, recipe) for i in range(len(tokens))
+        ]
+    return np.concatenate([np.empty((0, tokens.shape[-1]), np.float16), *(rows for rows in each if rows is not None)])
 
 
 def stay_fp32(losses: Iterable[LayerLoss], max_loss: float) -> list[LayerLoss]:
     """The layers, the worst first; so many of the first are not lowered that the others cost `max_loss` together at most.
 
-    >>> losses = [LayerLoss(layer=name, tokens=loss, attention=0.0) for name, loss in (("a", 1), ("b", 5), ("c", 2))]
+    >>> losses = [LayerLoss(layer=name, tokens=loss, attention=0, cover=0) for name, loss in (("a", 1), ("b", 5), ("c", 2))]
     >>> [(l.layer, l.lowered) for l in stay_fp32(losses, 3.5)]
     [('b', False), ('c', True), ('a', True)]
     """
     ordered = sorted(losses, key=lambda layer: -layer.loss)
     rest = [sum(layer.loss for layer in ordered[i:]) for i in range(len(ordered))]
-    return [
-        LayerLoss(layer=layer.layer, tokens=layer.tokens, attention=layer.attention, lowered=left <= max_loss)
-        for layer, left in zip(ordered, rest, strict=True)
-    ]
+    return [replace(layer, lowered=left <= max_loss) for layer, left in zip(ordered, rest, strict=True)]
 
 
 def _ranges(

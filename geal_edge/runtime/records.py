@@ -88,6 +88,11 @@ def write_record(state: State, bundle: Bundle, verification: Verification, *, wa
     return path
 
 
+def forget(state: State, bundle: Bundle, name: BackendName) -> None:
+    """An engine that becomes another one was never verified. Raises StorageError."""
+    durable.remove_file(record_path(state, bundle, name))
+
+
 def revoke(state: State, bundle: Bundle, name: BackendName, reason: str, *, wall_ns: int) -> None:
     """An engine that was verified and then failed is not verified any more. Raises StorageError, and MissingDependency or
     BackendError where the engine is not even there."""

@@ -8,12 +8,13 @@ from geal_edge.runtime.backends import Backend
 from geal_edge.runtime.backends.openvino import OpenVino
 from geal_edge.runtime.backends.ort import OrtCpu
 from geal_edge.runtime.backends.ortgpu import OrtCuda, OrtTensorRt
+from geal_edge.runtime.backends.tensorrt import TensorRt
 from geal_edge.runtime.parity import Inside
 
-BackendName: TypeAlias = Literal["ort-cpu", "ort-cuda", "ort-tensorrt", "openvino", "openvino-bf16", "openvino-f16"]
-BackendOrAuto: TypeAlias = Literal[
-    "auto", "ort-cpu", "ort-cuda", "ort-tensorrt", "openvino", "openvino-bf16", "openvino-f16"
+BackendName: TypeAlias = Literal[
+    "ort-cpu", "ort-cuda", "ort-tensorrt", "tensorrt", "openvino", "openvino-bf16", "openvino-f16"
 ]
+BackendOrAuto: TypeAlias = Literal["auto", BackendName]
 Open: TypeAlias = Callable[[BackendName], Backend]
 """Gives the backend of a name, to be entered."""
 
@@ -24,7 +25,7 @@ INSIDE: dict[BackendName, Inside] = {"openvino-bf16": "bf16", "openvino-f16": "f
 def open_backend(name: BackendName, graph: Path, *, cache: Path, threads: int | None = None) -> Backend:
     """The engine of that name, to be entered: what is asked for is what runs, or entering raises BackendError.
 
-    cache  the bundle's folder in the state (state.py), for engines that compile what they run
+    cache  the bundle's folder in the state (state.py), for engines that compile what they run, or run what was compiled
     """
     match name:
         case "ort-cpu":
@@ -33,6 +34,8 @@ def open_backend(name: BackendName, graph: Path, *, cache: Path, threads: int | 
             return OrtCuda(graph, threads=threads)
         case "ort-tensorrt":
             return OrtTensorRt(graph, threads=threads, cache=cache)
+        case "tensorrt":
+            return TensorRt(graph, cache=cache)
         case "openvino":
             return OpenVino(graph, threads=threads)
         case "openvino-bf16":

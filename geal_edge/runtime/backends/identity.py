@@ -13,13 +13,19 @@ DISTRIBUTIONS: dict[BackendName, tuple[str, ...]] = {
     "ort-cpu": ("onnxruntime", "onnxruntime-gpu"),
     "ort-cuda": ("onnxruntime-gpu",),
     "ort-tensorrt": ("onnxruntime-gpu",),
+    "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-rtx"),
     "openvino": ("openvino",),
     "openvino-bf16": ("openvino",),
     "openvino-f16": ("openvino",),
 }
 """Packages of which one must be there."""
-EXTRAS: dict[str, str] = {"onnxruntime": "cpu", "onnxruntime-gpu": "gpu", "openvino": "openvino"}
-ON_GPU: tuple[BackendName, ...] = ("ort-cuda", "ort-tensorrt")
+EXTRAS: dict[str, str] = {
+    "onnxruntime": "cpu",
+    "onnxruntime-gpu": "gpu",
+    "tensorrt": "tensorrt",
+    "openvino": "openvino",
+}
+ON_GPU: tuple[BackendName, ...] = ("ort-cuda", "ort-tensorrt", "tensorrt")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,10 +41,12 @@ def identity(name: BackendName) -> Identity:
     found = [f"{package} {its}" for package in DISTRIBUTIONS[name] if (its := installed_version(package)) is not None]
     if not found:
         package = DISTRIBUTIONS[name][0]
-        instead = " (it takes the place of onnxruntime: uninstall that first)" if name in ON_GPU else ""
+        instead = " (it takes the place of onnxruntime: uninstall that first)" if package == "onnxruntime-gpu" else ""
         raise MissingDependency(
             f"{name}: {package} is not installed. Install it with: pip install 'geal-edge[{EXTRAS[package]}]'{instead}"
         )
+    if name == "tensorrt":
+        del found[1:]  # names of one and the same; TensorRT-RTX, the last, runs where there is no other
     return Identity(engine=", ".join(found), device=str(probe()) if name in ON_GPU else processor())
 
 

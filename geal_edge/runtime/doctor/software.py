@@ -22,7 +22,7 @@ NEWEST_TESTED = (3, 13)
 PACKAGES = (
     *("numpy", "typer", "pillow", "threadpoolctl", "opencv-python-headless", "opencv-python"),
     *("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-cu13", "tensorrt-rtx"),
-    *("cuda-core", "cuda-bindings", "polygraphy", "onnx", "safetensors", "huggingface_hub", "scikit-learn", "scipy"),
+    *("cuda-bindings", "onnx", "safetensors", "huggingface_hub", "scikit-learn", "scipy"),
     *("mcap", "lz4", "zstandard", "numba"),
 )
 """All that an extra for users brings (pyproject.toml), the core, and the names under which a Jetson may have TensorRT."""
@@ -106,9 +106,11 @@ def wheels(system: System) -> Iterator[Finding]:
 
 
 def engines(system: System) -> Iterator[Finding]:
-    """Every backend, by a session that it runs; a list of providers proves nothing."""
+    """Every backend, by a session that it runs; a list of providers proves nothing. Of TensorRT's plans the library is tried."""
     findings: dict[BackendName, Finding] = {}
     for name in get_args(BackendName):
+        if name == TENSORRT:
+            continue
         findings[name] = _engine(name, findings, on_jetson=system.is_jetson)
         yield findings[name]
     if all(finding.verdict != "good" for finding in findings.values()):
@@ -148,7 +150,7 @@ def _words(error: object, name: str) -> str:
 
 
 def tensorrt(system: System) -> Iterator[Finding]:
-    """The libraries that `build` makes plans with."""
+    """The libraries that `build` makes plans with, and `--backend tensorrt` runs them."""
     for module, extra in ((TENSORRT, "tensorrt"), (TENSORRT_RTX, "rtx")):
         if find_spec(module) is None:
             advice = (

@@ -11,12 +11,12 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
 from geal_edge.errors import BackendError, GealEdgeError
-from geal_edge.runtime.backends.choice import BackendName, open_backend
+from geal_edge.runtime.backends.choice import open_backend
 
 TIMEOUT_S = 120.0
 """TensorRT's first start on a Jetson takes tens of seconds."""
@@ -65,9 +65,10 @@ def trial(what: str, *, timeout_s: float = TIMEOUT_S) -> Outcome:
 def try_here(what: str) -> Outcome:
     """The same in this process."""
     try:
-        if what in get_args(BackendName):
-            return Outcome(facts=_engine(what), error=None)
-        return Outcome(facts=_opencv() if what == OPENCV else _tensorrt(what), error=None)
+        if what == OPENCV:
+            return Outcome(facts=_opencv(), error=None)
+        # The backend `tensorrt` runs plans of bundles alone: the library of that name is what can be tried.
+        return Outcome(facts=_tensorrt(what) if what in (TENSORRT, TENSORRT_RTX) else _engine(what), error=None)
     except (GealEdgeError, ImportError) as error:
         return Outcome(facts={}, error=str(error))
 
