@@ -166,6 +166,16 @@ def test_a_busy_device_names_who_has_it(tmp_path):
             OpenCvCamera("video0", f"v4l2:{device}", str(device), "CAP_V4L2", device=device)
 
 
+def test_a_camera_that_was_unplugged_is_lost_and_does_not_end_the_run(tmp_path):
+    pytest.importorskip("cv2")
+    device = tmp_path / "video0"  # its file is gone with it; opened late, as when it is opened again
+    camera = OpenCvCamera("video0", f"v4l2:{device}", str(device), "CAP_FFMPEG", device=device)
+    source = LiveSource([camera])
+    with running(source) as stream:
+        lost = wait_for_event(stream, source, "camera_lost")
+    assert "cannot be opened" in str(lost["reason"])
+
+
 def test_a_stream_that_opencv_reads_gives_frames_and_its_end_is_an_event(tmp_path):
     pytest.importorskip("cv2")
     film = write_video(tmp_path / "film.mp4", frames=5)

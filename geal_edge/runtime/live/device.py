@@ -161,8 +161,11 @@ def rtsp_credentials(host: str, environ: Mapping[str, str]) -> tuple[str, str]:
 
 
 def users_of(path: Path) -> list[int]:
-    """Other processes that have this file open, as far as this user may see them."""
-    wanted = path.stat()
+    """Other processes that have this file open, as far as this user may see them; none of a device that was unplugged."""
+    try:
+        wanted = path.stat()
+    except OSError:
+        return []
     found = set()
     for process in Path("/proc").iterdir():
         if not process.name.isdecimal() or int(process.name) == os.getpid():
