@@ -207,7 +207,9 @@ def test_rtsp_passwords_come_from_the_environment_or_a_file_and_never_from_the_c
         open_live(["rtsp://edge:s3cret@camera/front"])
     assert "s3cret" not in str(refused.value)
     file = tmp_path / "credentials"
-    file.write_text("left edge one\nright edge two words\n")
+    with pytest.raises(UsageError, match="cannot be read"):
+        open_live(["rtsp://[::1/front"])
+    file.write_text("left edge one\nRight edge two words\n")
     file.chmod(0o644)
     with pytest.raises(UsageError, match="chmod 600"):
         rtsp_credentials("left", {"GEAL_EDGE_RTSP_CREDENTIALS": str(file)})
