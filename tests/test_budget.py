@@ -137,6 +137,17 @@ def test_an_ntp_jump_within_a_boot_neither_gives_nor_takes(tmp_path):
     assert trips.released == 2  # 140 minutes of the day are over, whatever the wall says
 
 
+def test_time_off_counts_once_however_often_a_run_ends_before_its_first_frame(tmp_path):
+    trips = Trips(tmp_path / "s", plan_of("50/day", "20/trip"))
+    trips.drive(HOUR)
+    trips.vehicle.off(4 * HOUR)
+    for _ in range(3):
+        trips.drive(0.0)
+    with open_view(tmp_path / "s") as view:
+        assert view.elapsed_s == 5 * HOUR
+        assert view.status()["budget"][1]["spent"] == 0  # and the trip before is over for its cap
+
+
 def test_time_off_is_not_credited_where_the_clock_was_not_synchronised_before_it_or_went_back():
     off = Moment(boot_id="a", powered_s=HOUR, wall_ns=10**18, synchronised=True)
     on = Moment(boot_id="b", powered_s=30.0, wall_ns=10**18 + int(DAY * 1e9), synchronised=True)
