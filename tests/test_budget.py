@@ -17,6 +17,7 @@ from tests.streams import random_stream
 from tests.test_spool import settings
 
 HOUR, DAY, YEAR = 3600.0, 86400.0, 365 * 86400.0
+# Of 28 a day 4 are the fill's (release.py), which waits for the day to end: so 24 are paced, one an hour.
 
 
 @dataclass
@@ -126,7 +127,7 @@ def test_a_clock_that_was_never_set_makes_a_day_of_24_powered_hours(tmp_path):
 
 
 def test_an_ntp_jump_within_a_boot_neither_gives_nor_takes(tmp_path):
-    trips = Trips(tmp_path / "s", plan_of("24/day"), every_s=600.0)
+    trips = Trips(tmp_path / "s", plan_of("28/day"), every_s=600.0)
     trips.vehicle.synchronised, trips.vehicle.wall_s = False, 0.0
     trips.drive(2 * HOUR)
     before = trips.released
@@ -134,6 +135,17 @@ def test_an_ntp_jump_within_a_boot_neither_gives_nor_takes(tmp_path):
     trips.drive(1200.0)
     assert before == 2
     assert trips.released == 2  # 140 minutes of the day are over, whatever the wall says
+
+
+def test_time_off_counts_once_however_often_a_run_ends_before_its_first_frame(tmp_path):
+    trips = Trips(tmp_path / "s", plan_of("50/day", "20/trip"))
+    trips.drive(HOUR)
+    trips.vehicle.off(4 * HOUR)
+    for _ in range(3):
+        trips.drive(0.0)
+    with open_view(tmp_path / "s") as view:
+        assert view.elapsed_s == 5 * HOUR
+        assert view.status()["budget"][1]["spent"] == 0  # and the trip before is over for its cap
 
 
 def test_time_off_is_not_credited_where_the_clock_was_not_synchronised_before_it_or_went_back():
@@ -155,7 +167,7 @@ def test_a_year_in_the_garage_saves_up_no_more_than_one_window(tmp_path):
 
 
 def test_sleep_counts_as_it_does_when_awake(tmp_path):
-    trips = Trips(tmp_path / "s", plan_of("24/day"), every_s=600.0)
+    trips = Trips(tmp_path / "s", plan_of("28/day"), every_s=600.0)
     trips.drive(1 * HOUR)
     trips.vehicle.sleep(5 * HOUR)
     trips.drive(600.0)
@@ -164,7 +176,7 @@ def test_sleep_counts_as_it_does_when_awake(tmp_path):
 
 @pytest.mark.parametrize("stops", [0, 3])
 def test_a_restart_within_one_boot_changes_nothing(tmp_path, stops):
-    trips = Trips(tmp_path / "s", plan_of("24/day", "3/hour"), every_s=600.0)
+    trips = Trips(tmp_path / "s", plan_of("28/day", "3/hour"), every_s=600.0)
     for _ in range(stops + 1):
         trips.drive(4 * HOUR / (stops + 1))
     assert trips.released == 4

@@ -169,9 +169,35 @@ def test_frames_pushed_from_python_are_judged_and_counted_once(encoder, tmp_path
 
 def test_only_pictures_can_be_offered():
     camera = PushedCamera("front")
-    for wrong in (np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), "frame.jpg"):
+    for wrong in (np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8), "frame.jpg"):
         with pytest.raises(UsageError, match="uint8 array"):
             camera.offer(wrong)  # type: ignore[arg-type]
+
+
+def test_a_picture_comes_with_a_time_that_a_spool_can_hold():
+    camera = PushedCamera("front")
+    for wrong in (1.5, 2**63, "now"):
+        with pytest.raises(UsageError, match="whole number of nanoseconds"):
+            camera.offer(picture(), capture_time_ns=wrong)  # type: ignore[arg-type]
+    taken: list[Shot] = []
+
+    class Taking:
+        def notice(self, name: str, **detail: object) -> None: ...
+
+        def offer(self, shot: Shot) -> bool:
+            taken.append(shot)
+            return True
+
+        def end_trip(self) -> None: ...
+
+    stopped = threading.Event()
+    thread = threading.Thread(target=camera.watch, args=(Taking(), stopped))
+    thread.start()
+    while not camera.offer(picture(), capture_time_ns=np.int64(7)):  # type: ignore[arg-type]
+        pass
+    stopped.set()
+    thread.join()
+    assert type(taken[0].capture_time_ns) is int
 
 
 def test_the_newest_frames_win_and_what_they_push_out_is_counted():

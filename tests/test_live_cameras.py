@@ -134,8 +134,9 @@ def test_a_socket_that_another_process_listens_on_is_refused_and_one_left_behind
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
         other.bind(str(path))
         other.listen(1)
-        with pytest.raises(SourceError, match="another process listens there"):
-            SocketCamera(path)
+        for _ in range(4):  # from some time on its queue is full, and it answers nobody
+            with pytest.raises(SourceError, match="another process listens there"):
+                SocketCamera(path)
     with running(LiveSource([SocketCamera(path)])) as stream:
         next(stream)
         assert path.stat().st_mode & 0o077 == 0
@@ -164,6 +165,16 @@ def test_a_busy_device_names_who_has_it(tmp_path):
             SourceError, match=f"in use by PID {holder.pid}; subscribe to its topic, RTSP or a GStreamer tee"
         ):
             OpenCvCamera("video0", f"v4l2:{device}", str(device), "CAP_V4L2", device=device)
+
+
+def test_a_camera_that_was_unplugged_is_lost_and_does_not_end_the_run(tmp_path):
+    pytest.importorskip("cv2")
+    device = tmp_path / "video0"  # its file is gone with it; opened late, as when it is opened again
+    camera = OpenCvCamera("video0", f"v4l2:{device}", str(device), "CAP_FFMPEG", device=device)
+    source = LiveSource([camera])
+    with running(source) as stream:
+        lost = wait_for_event(stream, source, "camera_lost")
+    assert "cannot be opened" in str(lost["reason"])
 
 
 def test_a_stream_that_opencv_reads_gives_frames_and_its_end_is_an_event(tmp_path):
@@ -196,7 +207,9 @@ def test_rtsp_passwords_come_from_the_environment_or_a_file_and_never_from_the_c
         open_live(["rtsp://edge:s3cret@camera/front"])
     assert "s3cret" not in str(refused.value)
     file = tmp_path / "credentials"
-    file.write_text("left edge one\nright edge two words\n")
+    with pytest.raises(UsageError, match="cannot be read"):
+        open_live(["rtsp://[::1/front"])
+    file.write_text("left edge one\nRight edge two words\n")
     file.chmod(0o644)
     with pytest.raises(UsageError, match="chmod 600"):
         rtsp_credentials("left", {"GEAL_EDGE_RTSP_CREDENTIALS": str(file)})

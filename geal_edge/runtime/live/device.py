@@ -124,7 +124,12 @@ def rtsp_camera(url: str, environ: Mapping[str, str]) -> OpenCvCamera:
 
     Raises UsageError for a password in the address, or credentials that cannot be read.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:  # as of a bracket that is not closed
+        raise UsageError(
+            f"rtsp: the address cannot be read ({error}). It must be rtsp://HOST/PATH or rtsp://HOST:PORT/PATH"
+        ) from error
     if parts.username is not None or parts.password is not None:
         raise UsageError(
             f"rtsp://...@{parts.hostname}: a password on the command line is seen by every process. Leave it out, and set "
@@ -155,14 +160,17 @@ def rtsp_credentials(host: str, environ: Mapping[str, str]) -> tuple[str, str]:
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{file}: the RTSP credentials cannot be read ({error})") from error
     for line in lines:
-        if len(line) == 3 and line[0] == host:
+        if len(line) == 3 and line[0].lower() == host.lower():  # names of hosts are the same in any case
             return line[1], line[2]
     return "", ""
 
 
 def users_of(path: Path) -> list[int]:
-    """Other processes that have this file open, as far as this user may see them."""
-    wanted = path.stat()
+    """Other processes that have this file open, as far as this user may see them; none of a device that was unplugged."""
+    try:
+        wanted = path.stat()
+    except OSError:
+        return []
     found = set()
     for process in Path("/proc").iterdir():
         if not process.name.isdecimal() or int(process.name) == os.getpid():

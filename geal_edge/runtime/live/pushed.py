@@ -31,16 +31,22 @@ class PushedCamera:
 
     def offer(self, frame: Image | bytes, *, capture_time_ns: int | None = None) -> bool:
         """Hand in a picture: uint8 (H, W, 3) RGB, or the bytes of an image file. False where the rate passes it over, and
-        while nobody runs this camera. Raises UsageError for anything else."""
+        while nobody runs this camera. Raises UsageError for anything else, and for a time that is no whole number of 64 bits."""
         if not isinstance(frame, bytes) and not _is_image(frame):
             raise UsageError(
                 f"{self.name}: a frame is a uint8 array (height, width, 3) in RGB, or the bytes of an image file; "
                 f"this one is {_words(frame)}"
             )
+        if capture_time_ns is not None and not _is_time(capture_time_ns):
+            raise UsageError(
+                f"{self.name}: capture_time_ns = {capture_time_ns!r}: must be a whole number of nanoseconds, within 64 bits"
+            )
         intake = self._intake
         if intake is None:
             return False
-        time_ns = self._wall_ns() if capture_time_ns is None else capture_time_ns
+        time_ns = (
+            self._wall_ns() if capture_time_ns is None else int(capture_time_ns)
+        )  # numpy's own would be stored as bytes
         return intake.offer(Shot(capture_time_ns=time_ns, read=lambda: _own(frame)))
 
     def end_trip(self) -> None:
@@ -57,7 +63,17 @@ class PushedCamera:
 
 
 def _is_image(frame: Any) -> bool:
-    return isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3
+    return (
+        isinstance(frame, np.ndarray)
+        and frame.dtype == np.uint8
+        and frame.ndim == 3
+        and frame.shape[2] == 3
+        and frame.size > 0
+    )
+
+
+def _is_time(time_ns: Any) -> bool:
+    return isinstance(time_ns, int | np.integer) and -(2**63) <= time_ns < 2**63
 
 
 def _words(frame: Any) -> str:

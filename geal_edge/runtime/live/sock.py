@@ -67,18 +67,20 @@ class SocketCamera:
 
     def _listen(self) -> socket.socket:
         server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        server.settimeout(HEED_S)
         try:
             if self._path.is_socket():
                 try:
                     server.connect(str(self._path))
                 except ConnectionRefusedError:
                     self._path.unlink()  # left by a process that was killed
+                except (BlockingIOError, TimeoutError):
+                    raise self._taken() from None  # so many wait for that process that no more may
                 else:
-                    raise SourceError(f"{self.spec}: another process listens there. Stop it, or choose another path")
+                    raise self._taken()
             server.bind(str(self._path))
             os.chmod(self._path, 0o600)  # before anybody can connect
             server.listen(1)
-            server.settimeout(HEED_S)
         except OSError as error:
             server.close()
             raise SourceError(
@@ -89,6 +91,9 @@ class SocketCamera:
             server.close()
             raise
         return server
+
+    def _taken(self) -> SourceError:
+        return SourceError(f"{self.spec}: another process listens there. Stop it, or choose another path")
 
 
 def _receive(sender: socket.socket, intake: Intake, stopped: Event) -> str:

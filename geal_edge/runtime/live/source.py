@@ -189,7 +189,7 @@ class LiveSource:
                 try:
                     camera.watch(intake, stopped)
                     reason = "it ended"
-                except SourceError as error:
+                except (SourceError, OSError) as error:  # of the system, such as no more files to be opened
                     reason = str(error)
                 if stopped.is_set():
                     return
