@@ -313,6 +313,27 @@ def test_caches_and_state_are_counted(system, tmp_path):
     assert (cache.facts["files"], cache.facts["bytes"]) == (1, 7)
 
 
+def test_folders_that_this_user_may_not_look_into_are_told_as_that(system, tmp_path):
+    """As where the user of a container does not own its home."""
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0)
+    environ = {"GEAL_EDGE_STATE": str(locked / "deep" / "state")}
+    asked = {"disk": storage.disk, "folders": storage.folders}
+    user = os.getuid()
+    if user == 0:  # who may look into everything
+        os.setresuid(65534, 65534, 0)
+    try:
+        report = examine(replace(system, spool=locked / "deep" / "spool", environ=environ), asked)
+    finally:
+        os.setresuid(user, user, user)
+        locked.chmod(0o700)
+    findings = {finding.name: finding for finding in report.findings}
+    assert findings["sync"].verdict == "broken"
+    assert findings["sync"].advice == "Choose a folder that this user may write."
+    assert findings["state"].verdict == "degraded"
+    assert "GEAL_EDGE_STATE" in findings["state"].advice
+
+
 # -- the archive -------------------------------------------------------------------------------------------------------
 
 REPORT = Report(findings=(Finding(name="clock", verdict="good", seen="as it should be"),))

@@ -141,7 +141,8 @@ def folders(system: System) -> Iterator[Finding]:
         ("state", State.of(system.environ).folder, "GEAL_EDGE_STATE"),
         ("cache", Shelves.of(system.environ).cache, "HF_HOME"),
     ):
-        files = [path.stat().st_size for path in folder.rglob("*") if path.is_file()] if folder.is_dir() else []
+        inside = folder.rglob("*") if os.path.isdir(folder) else ()
+        files = [path.stat().st_size for path in inside if os.path.isfile(path)]
         writable = os.access(existing(folder), os.W_OK | os.X_OK)
         yield Finding(
             name=name,
