@@ -298,6 +298,13 @@ def test_a_file_system_that_a_spool_should_not_be_on_is_named(system, tmp_path, 
     assert words in finding.advice
 
 
+@pytest.mark.parametrize("other", ["tmpfs  rw", r"9p drvfs rw,path=C:\Program Files\Docker;symlinkroot=/mnt/"])
+def test_mounts_without_a_name_or_with_spaces_in_their_options_hide_no_other(system, tmp_path, other):
+    """The one as `mount -t tmpfs "" PLACE` makes it, the other as Windows puts it into its Linux."""
+    write(tmp_path, "proc/self/mountinfo", f"1 1 8:1 / / rw - ext4 /dev/a rw\n2 1 0:9 / /other rw - {other}\n")
+    assert next(storage.disk(replace(system, spool=tmp_path / "spool"))).facts["kind"] == "ext4"
+
+
 def test_a_disk_with_too_little_room_is_broken(system, tmp_path, monkeypatch):
     for limit, verdict in (("LITTLE_SPACE", "degraded"), ("TOO_LITTLE_SPACE", "broken")):
         monkeypatch.setattr(storage, limit, 1 << 80)
