@@ -20,7 +20,7 @@ import geal_edge
 from geal_edge.errors import MachineNotReady, StorageError
 from geal_edge.runtime import pipeline
 from geal_edge.runtime.doctor import clock, hardware, software, storage
-from geal_edge.runtime.doctor.archive import REMOVED, write_archive
+from geal_edge.runtime.doctor.archive import REMOVED, without_secrets, write_archive
 from geal_edge.runtime.doctor.examination import CHECKS, SCHEMA, Report, examine
 from geal_edge.runtime.doctor.finding import Finding, System
 from geal_edge.runtime.doctor.trial import GRAPH, OPENCV, trial
@@ -406,6 +406,21 @@ def test_no_secret_of_the_environment_is_in_the_archive(system, tmp_path):
         "HF_ENDPOINT": f"https://hub/?token={REMOVED}",
         "HF_HOME": "/data/weights",
     }
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://10.0.0.7/videostream.cgi?user=admin&pwd=hunter2",
+        "http://10.0.0.7/live.cgi?loginuse=admin&loginpas=hunter2&fps=5",
+        "rtsp://10.0.0.7/h264?auth=hunter2",
+        "rtsp://10.0.0.7:554/user=admin_password=hunter2_channel=1_stream=0.sdp",
+    ],
+)
+def test_no_password_that_a_camera_has_in_its_address_is_in_the_archive(address):
+    told = without_secrets({"spec": address})["spec"]
+    assert "hunter2" not in told
+    assert told.startswith(address.partition("hunter2")[0] + REMOVED)
 
 
 def test_a_spool_that_cannot_be_read_is_told_in_the_archive(system, tmp_path):
