@@ -541,3 +541,18 @@ def test_without_one_folder_of_features_nothing_is_held_out_and_labels_are_count
     assert comparison.held_out == ()
     table = label_table(comparison, labels, watch=Silent())
     assert "logistic" not in table.as_dict()["results"]["uniform"]["3"]
+
+
+def test_a_pool_too_small_to_hold_frames_out_is_compared_whole_and_its_labels_are_counted(
+    tiny_bundle, labelled, tmp_path
+):
+    _, labels = labelled
+    for _ in range(2):  # worked out, then found stored
+        comparison = comparison_of(
+            tiny_bundle, tmp_path, sources=("drawn:1:8",), strategies=("uniform",), hold_out=True
+        )
+        assert comparison.held_out == ()
+        assert len(comparison.pool.frames) == 8
+    table = label_table(comparison, labels, watch=Silent())
+    assert (table.labelled, table.held_out) == (8, 0)
+    assert "logistic" not in table.as_dict()["results"]["uniform"]["3"]

@@ -20,7 +20,7 @@ import geal_edge
 from geal_edge.errors import MachineNotReady, StorageError
 from geal_edge.runtime import pipeline
 from geal_edge.runtime.doctor import clock, hardware, software, storage
-from geal_edge.runtime.doctor.archive import REMOVED, write_archive
+from geal_edge.runtime.doctor.archive import REMOVED, without_secrets, write_archive
 from geal_edge.runtime.doctor.examination import CHECKS, SCHEMA, Report, examine
 from geal_edge.runtime.doctor.finding import Finding, System
 from geal_edge.runtime.doctor.trial import GRAPH, OPENCV, trial
@@ -298,6 +298,13 @@ def test_a_file_system_that_a_spool_should_not_be_on_is_named(system, tmp_path, 
     assert words in finding.advice
 
 
+@pytest.mark.parametrize("other", ["tmpfs  rw", r"9p drvfs rw,path=C:\Program Files\Docker;symlinkroot=/mnt/"])
+def test_mounts_without_a_name_or_with_spaces_in_their_options_hide_no_other(system, tmp_path, other):
+    """The one as `mount -t tmpfs "" PLACE` makes it, the other as Windows puts it into its Linux."""
+    write(tmp_path, "proc/self/mountinfo", f"1 1 8:1 / / rw - ext4 /dev/a rw\n2 1 0:9 / /other rw - {other}\n")
+    assert next(storage.disk(replace(system, spool=tmp_path / "spool"))).facts["kind"] == "ext4"
+
+
 def test_a_disk_with_too_little_room_is_broken(system, tmp_path, monkeypatch):
     for limit, verdict in (("LITTLE_SPACE", "degraded"), ("TOO_LITTLE_SPACE", "broken")):
         monkeypatch.setattr(storage, limit, 1 << 80)
@@ -311,6 +318,27 @@ def test_caches_and_state_are_counted(system, tmp_path):
     state, cache = storage.folders(replace(system, environ=environ))
     assert (state.facts["files"], state.facts["bytes"]) == (1, 2)
     assert (cache.facts["files"], cache.facts["bytes"]) == (1, 7)
+
+
+def test_folders_that_this_user_may_not_look_into_are_told_as_that(system, tmp_path):
+    """As where the user of a container does not own its home."""
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0)
+    environ = {"GEAL_EDGE_STATE": str(locked / "deep" / "state")}
+    asked = {"disk": storage.disk, "folders": storage.folders}
+    user = os.getuid()
+    if user == 0:  # who may look into everything
+        os.setresuid(65534, 65534, 0)
+    try:
+        report = examine(replace(system, spool=locked / "deep" / "spool", environ=environ), asked)
+    finally:
+        os.setresuid(user, user, user)
+        locked.chmod(0o700)
+    findings = {finding.name: finding for finding in report.findings}
+    assert findings["sync"].verdict == "broken"
+    assert findings["sync"].advice == "Choose a folder that this user may write."
+    assert findings["state"].verdict == "degraded"
+    assert "GEAL_EDGE_STATE" in findings["state"].advice
 
 
 # -- the archive -------------------------------------------------------------------------------------------------------
@@ -378,6 +406,21 @@ def test_no_secret_of_the_environment_is_in_the_archive(system, tmp_path):
         "HF_ENDPOINT": f"https://hub/?token={REMOVED}",
         "HF_HOME": "/data/weights",
     }
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://10.0.0.7/videostream.cgi?user=admin&pwd=hunter2",
+        "http://10.0.0.7/live.cgi?loginuse=admin&loginpas=hunter2&fps=5",
+        "rtsp://10.0.0.7/h264?auth=hunter2",
+        "rtsp://10.0.0.7:554/user=admin_password=hunter2_channel=1_stream=0.sdp",
+    ],
+)
+def test_no_password_that_a_camera_has_in_its_address_is_in_the_archive(address):
+    told = without_secrets({"spec": address})["spec"]
+    assert "hunter2" not in told
+    assert told.startswith(address.partition("hunter2")[0] + REMOVED)
 
 
 def test_a_spool_that_cannot_be_read_is_told_in_the_archive(system, tmp_path):

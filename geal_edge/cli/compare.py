@@ -125,7 +125,7 @@ def compare(
             watch=watch,
             stop=stop,
         )
-        if labels is not None and not comparison.held_out:
+        if labels is not None and comparison.features is None:
             watch.warn("no probes: they read stored features from one folder. Name one SOURCE, or --features.")
         found = None
         if labels is not None and not comparison.cut:

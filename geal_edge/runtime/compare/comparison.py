@@ -17,6 +17,7 @@ from geal_edge.runtime.compare.choice import Choice
 from geal_edge.runtime.compare.cover import Cover
 from geal_edge.runtime.compare.jobs import run_jobs
 from geal_edge.runtime.compare.labels import evaluate
+from geal_edge.runtime.compare.labels.probes import FEWEST_UNITS
 from geal_edge.runtime.compare.labels.probes import hold_out as hold_out_stretches
 from geal_edge.runtime.compare.labels.table import LabelTable
 from geal_edge.runtime.compare.pools import (
@@ -135,7 +136,7 @@ def compare(
                 encoded into `out`, each once
     out         folder for what is worked out: the same call later takes from there what it can, whatever stopped this one
     hold_out    choose nothing from a quarter of the frames, in whole stretches, and measure no cover of them: for the probes of
-                `label_table`, where the features of all sources lie in one folder
+                `label_table`, where the features of all sources lie in one folder and the frames are enough
     threads     that may encode at once, shared by the processes that do
 
     Once `stop` is asked, what is worked out so far is the result; Interrupted is raised where that is nothing. Raises UsageError
@@ -180,7 +181,12 @@ def compare(
     stored = read_stored_pool(whole)
     pool, held_out = stored.pool, tuple[PoolFrame, ...]()
     if place.measured != whole:
-        pool, held_out = hold_out_stretches(pool)
+        if len(pool.units) < FEWEST_UNITS:
+            watch.warn(
+                f"no probes: of {len(pool.units)} frames none is held out to test them on. They need at least {FEWEST_UNITS}."
+            )
+        else:
+            pool, held_out = hold_out_stretches(pool)
         if not place.measured.exists():
             write_pool(place.measured, pool, seconds=0.0)
     if not stop():

@@ -45,7 +45,9 @@ VARIABLES = (
 
 REMOVED = "(removed)"
 _USER_IN_URL = re.compile(r"(?<=://)[^/\s]*@|[^/\s:@]+:[^/\s@]+@")  # proxies may be named without a scheme
-_SECRET_IN_URL = re.compile(r"(?i)([?&;](?:[\w-]*(?:token|secret|password|passwd|signature|key|sig))=)[^&;\s\"']+")
+_SECRET_IN_URL = re.compile(  # cameras want `?user=admin&pwd=...`, or have it in the path: `/user=admin_password=..._channel=1`
+    r"(?i)([?&;/_](?:[\w-]*(?:token|secret|pass|pas|password|passwd|pwd|psw|auth|credential|signature|key|sig))=)[^&;\s\"']+"
+)
 _SECRET_NAME = re.compile(r"(?i)token|secret|password|passwd|credential|api_?key")
 
 _README = """\

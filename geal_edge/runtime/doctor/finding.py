@@ -68,7 +68,8 @@ def existing(path: Path) -> Path:
     '/'
     """
     path = Path(os.path.abspath(path))
-    return path if path.exists() else existing(path.parent)
+    # Not Path.exists, which raises where this user may not look, as into another's home.
+    return path if os.path.exists(path) else existing(path.parent)
 
 
 def megabytes(size: float) -> str:

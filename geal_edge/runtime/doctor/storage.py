@@ -128,7 +128,7 @@ def mount_of(folder: Path, mountinfo: str) -> Mount:
     for line in mountinfo.splitlines():
         before, _, after = line.partition(" - ")
         place = re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), before.split()[4])
-        kind, _, options = after.split()
+        kind, _, options = after.split(" ", 2)  # what was mounted may have no name, and options of 9p hold spaces
         above = place in ("/", real) or real.startswith(place + "/")
         if above and len(place) >= len(found.place):
             found = Mount(place, kind, frozenset([*before.split()[5].split(","), *options.split(",")]))
@@ -141,7 +141,8 @@ def folders(system: System) -> Iterator[Finding]:
         ("state", State.of(system.environ).folder, "GEAL_EDGE_STATE"),
         ("cache", Shelves.of(system.environ).cache, "HF_HOME"),
     ):
-        files = [path.stat().st_size for path in folder.rglob("*") if path.is_file()] if folder.is_dir() else []
+        inside = folder.rglob("*") if os.path.isdir(folder) else ()
+        files = [path.stat().st_size for path in inside if os.path.isfile(path)]
         writable = os.access(existing(folder), os.W_OK | os.X_OK)
         yield Finding(
             name=name,

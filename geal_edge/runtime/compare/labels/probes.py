@@ -23,6 +23,8 @@ Scores: TypeAlias = npt.NDArray[np.float64]
 STRETCHES = 20
 HELD_OUT = 4
 """A pool is cut into so many stretches, of which one in so many is held out: 5 of 20, a quarter of the frames."""
+FEWEST_UNITS = 2 * STRETCHES
+"""Of a pool from which some are held out."""
 
 NEIGHBOURS = 10
 STEPS = 100
@@ -36,10 +38,10 @@ def hold_out(pool: Pool, *, seed: int = 0) -> tuple[Pool, tuple[PoolFrame, ...]]
     Frames of a drive are nearly copies of those before them; of single held-out frames the training would know the
     neighbours. Raises UsageError where a pool has fewer than two frames a stretch.
     """
-    if len(pool.units) < 2 * STRETCHES:
+    if len(pool.units) < FEWEST_UNITS:
         raise UsageError(
             f"probes hold out {STRETCHES // HELD_OUT} of {STRETCHES} stretches, and the pool has {len(pool.units)} units. "
-            f"They need at least {2 * STRETCHES}."
+            f"They need at least {FEWEST_UNITS}."
         )
     drawn = np.random.default_rng(seed).choice(STRETCHES, STRETCHES // HELD_OUT, replace=False)
     stretch = np.arange(len(pool.units)) * STRETCHES // len(pool.units)
