@@ -547,12 +547,13 @@ def test_a_pool_too_small_to_hold_frames_out_is_compared_whole_and_its_labels_ar
     tiny_bundle, labelled, tmp_path
 ):
     _, labels = labelled
-    for _ in range(2):  # worked out, then found stored
-        comparison = comparison_of(
-            tiny_bundle, tmp_path, sources=("drawn:1:8",), strategies=("uniform",), hold_out=True
-        )
+    worked_out, found_stored = (
+        comparison_of(tiny_bundle, tmp_path, sources=("drawn:1:8",), strategies=("uniform",), hold_out=True)
+        for _ in range(2)
+    )
+    for comparison in (worked_out, found_stored):
         assert comparison.held_out == ()
         assert len(comparison.pool.frames) == 8
-    table = label_table(comparison, labels, watch=Silent())
+    table = label_table(found_stored, labels, watch=Silent())
     assert (table.labelled, table.held_out) == (8, 0)
     assert "logistic" not in table.as_dict()["results"]["uniform"]["3"]

@@ -136,9 +136,12 @@ def test_with_no_source_named_all_stored_ones_are_the_pool(scribe, tiny_bundle, 
 def test_stopped_in_the_middle_it_goes_on_behind_the_last_frame(scribe, tiny_bundle, tmp_path):
     with pytest.raises(Interrupted, match="goes on from there"):
         select([memory()], scribe, tmp_path / "f", stop=StopAt(4))
-    assert scribe.asked == 4
+    with Features(tmp_path / "f", tiny_bundle.manifest, writable=False) as features:
+        stored = len(features.records)
+    assert 0 < stored < 7
+    scribe.asked = 0  # it may have been asked for a frame ahead, which is asked for again
     resumed = told(select([memory()], scribe, tmp_path / "f"), tiny_bundle)
-    assert scribe.asked == 7
+    assert scribe.asked == 7 - stored
     assert resumed == told(select([memory()], scribe), tiny_bundle)
 
 
