@@ -1,6 +1,7 @@
 """What a budget buys: covers against their definition, simulated days against a real spool, and cells that are never lost."""
 
 import json
+import shutil
 from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from itertools import count
@@ -12,6 +13,7 @@ import pytest
 from geal_edge.errors import BundleError, Interrupted, SourceClash, SpoolDamaged, UsageError
 from geal_edge.export.exporter import ExportOptions, export_bundle
 from geal_edge.models.bundle import feature_space
+from geal_edge.runtime.backends.ort import OrtCpu
 from geal_edge.runtime.compare.cells import aligned
 from geal_edge.runtime.compare.comparison import compare, label_table
 from geal_edge.runtime.compare.cover import covers
@@ -31,6 +33,7 @@ from geal_edge.runtime.compare.strategies import RECIPE, STRATEGIES, named, orde
 from geal_edge.runtime.compare.sweep import variants
 from geal_edge.runtime.compare.table import as_dict, in_what, sentences, tables
 from geal_edge.runtime.distance import squared_distances
+from geal_edge.runtime.encoder import Encoder
 from geal_edge.runtime.features import Features
 from geal_edge.runtime.frame import usable
 from geal_edge.runtime.imagefile import encode
@@ -346,6 +349,25 @@ def test_without_cls_embeddings_core_set_is_left_out_and_said(tiny_bundle, tmp_p
     assert any("--no-cls" in line for line in said)
     with pytest.raises(UsageError, match="none is left"):
         comparison_of(bundle, tmp_path / "out", strategies=("coreset-cosine",), **more)
+
+
+def test_stored_features_without_cls_embeddings_leave_core_set_out_until_they_are_stored_with_them(
+    tiny_bundle, tmp_path
+):
+    options = ExportOptions(width=160, height=160, cls_embedding=False)
+    bundle, _ = export_bundle(tiny_weights(), tmp_path / "bundle", options, watch=Silent())
+    folder = tmp_path / "features"
+    for stored_by, compared in ((bundle, ["uniform"]), (tiny_bundle, ["uniform", "coreset-cosine"])):
+        shutil.rmtree(folder, ignore_errors=True)
+        with (
+            Encoder(stored_by, OrtCpu(stored_by.graph)) as encoder,
+            Features(folder, stored_by.manifest, writable=True) as features,
+        ):
+            read_pool(opened(("drawn:1:8",)), encoder=encoder, features=features, watch=Silent())
+        found_now = comparison_of(
+            tiny_bundle, tmp_path / "out", sources=(), features=folder, strategies=("uniform", "coreset-cosine")
+        )
+        assert [c.name for c in found_now.compared] == compared
 
 
 # -- jobs --------------------------------------------------------------------------------------------------------------

@@ -88,10 +88,15 @@ def digest_key(decides: Any) -> str:
     return hashlib.sha256(data).hexdigest()[:20]
 
 
-def pool_key(bundle: Bundle, sources: Sequence[ComparedSource], recipe: ClusterConfig) -> str:
-    """Precision is part of it, unlike of a feature space: here another graph is another answer."""
+def pool_key(bundle: Bundle, sources: Sequence[ComparedSource], recipe: ClusterConfig, *, embedded: bool) -> str:
+    """Precision is part of it, unlike of a feature space: here another graph is another answer.
+
+    embedded  whether frames have CLS embeddings, which stored features may lack whatever the bundle gives
+    """
     told = [[s.name, s.kind, s.fps, s.fingerprint, s.frames] for s in sources]
-    return digest_key({"pool": 1, "bundle": bundle.digest, "sources": told, "recipe": recipe.as_dict()})
+    return digest_key(
+        {"pool": 2, "bundle": bundle.digest, "sources": told, "recipe": recipe.as_dict(), "embedded": embedded}
+    )
 
 
 def store_features(job: FeaturesJob, stop: Stop) -> float:
