@@ -569,12 +569,14 @@ def test_a_pool_too_small_to_hold_frames_out_is_compared_whole_and_its_labels_ar
     tiny_bundle, labelled, tmp_path
 ):
     _, labels = labelled
-    for _ in range(2):  # worked out, then found stored
-        comparison = comparison_of(
-            tiny_bundle, tmp_path, sources=("drawn:1:8",), strategies=("uniform",), hold_out=True
-        )
-        assert comparison.held_out == ()
-        assert len(comparison.pool.frames) == 8
-    table = label_table(comparison, labels, watch=Silent())
+    # Worked out, then found stored.
+    first, again = (
+        comparison_of(tiny_bundle, tmp_path, sources=("drawn:1:8",), strategies=("uniform",), hold_out=True)
+        for _ in range(2)
+    )
+    assert results(first) == results(again)
+    assert again.held_out == ()
+    assert len(again.pool.frames) == 8
+    table = label_table(again, labels, watch=Silent())
     assert (table.labelled, table.held_out) == (8, 0)
     assert "logistic" not in table.as_dict()["results"]["uniform"]["3"]
