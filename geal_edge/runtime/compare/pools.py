@@ -212,7 +212,7 @@ def read_stored_pool(path: Path) -> StoredPool:
         ]
         pool = joined(frames, facts["lost"], ClusterConfig(**facts["recipe"]))
         return StoredPool(pool=pool, seconds=facts["seconds"])
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise SpoolDamaged(
             f"{path}: is not the pool that was written there ({error}). Remove it; it is made again."
         ) from error
