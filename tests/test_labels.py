@@ -112,6 +112,12 @@ def test_what_a_class_list_calls_void_is_no_class(tmp_path):
     assert labels.frames[0].instances.tolist() == [0, 0, 1]
 
 
+def test_a_class_list_that_begins_with_a_byte_order_mark_is_read(tmp_path):
+    folder = write_masks(tmp_path / "masks", {"a": A_DOG})
+    (tmp_path / "classes.txt").write_text("void\ncar\ndog\n", encoding="utf-8-sig")
+    assert read_labels(folder, frames("a.png")).classes == ("", "car", "dog")
+
+
 def test_masks_in_colours_without_a_list_say_what_is_missing(tmp_path):
     folder = write_masks(tmp_path / "masks", {"a": A_DOG}, coloured=True)
     with pytest.raises(UsageError, match=r"label_colors\.txt"):
