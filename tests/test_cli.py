@@ -145,8 +145,16 @@ def test_compare_tells_people_and_machines_what_a_budget_buys_and_takes_from_dis
     code, out, _ = cli(*words, "--json", "--sweep", "clusters_per_frame=3")
     assert code == 0
     assert [line["name"] for line in json.loads(out)["strategies"]] == ["geal", "uniform", "geal clusters_per_frame=3"]
-    for more in (("--budgets", "few"), ("--strategies", "best"), ("--sweep", "tau=1"), ("--report", tmp_path)):
-        code, _, error = cli(*words, *more)
+    wrong = {
+        "--budgets": "few",
+        "--strategies": "best",
+        "--sweep": "tau=1",
+        "--report": tmp_path,
+        "--labels": tmp_path / "no",
+    }
+    for more in wrong.items():
+        code, out, error = cli(*words, *more)
+        assert out == ""
         assert (code, more[0] in error or str(more[1]) in error) == (2, True)
 
 

@@ -1,6 +1,7 @@
 """What a budget buys: covers against their definition, simulated days against a real spool, and cells that are never lost."""
 
 import json
+import shutil
 from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from itertools import count
@@ -12,6 +13,7 @@ import pytest
 from geal_edge.errors import BundleError, Interrupted, SourceClash, SpoolDamaged, UsageError
 from geal_edge.export.exporter import ExportOptions, export_bundle
 from geal_edge.models.bundle import feature_space
+from geal_edge.runtime.backends.ort import OrtCpu
 from geal_edge.runtime.compare.cells import aligned
 from geal_edge.runtime.compare.comparison import compare, label_table
 from geal_edge.runtime.compare.cover import covers
@@ -31,6 +33,7 @@ from geal_edge.runtime.compare.strategies import RECIPE, STRATEGIES, named, orde
 from geal_edge.runtime.compare.sweep import variants
 from geal_edge.runtime.compare.table import as_dict, in_what, sentences, tables
 from geal_edge.runtime.distance import squared_distances
+from geal_edge.runtime.encoder import Encoder
 from geal_edge.runtime.features import Features
 from geal_edge.runtime.frame import usable
 from geal_edge.runtime.imagefile import encode
@@ -223,10 +226,11 @@ def test_a_cell_that_is_torn_is_worked_out_again_and_a_torn_pool_is_named(tiny_b
         cell.write_bytes(cell.read_bytes()[:20])
     assert results(comparison_of(tiny_bundle, tmp_path, **few)) == results(whole)
     (pool,) = (tmp_path / "pools").iterdir()
-    pool.write_bytes(pool.read_bytes()[:200])
-    read_stored_pool.cache_clear()
-    with pytest.raises(SpoolDamaged, match="Remove it"):
-        comparison_of(tiny_bundle, tmp_path, **few)
+    for size in (200, 0):
+        pool.write_bytes(pool.read_bytes()[:size])
+        read_stored_pool.cache_clear()
+        with pytest.raises(SpoolDamaged, match="Remove it"):
+            comparison_of(tiny_bundle, tmp_path, **few)
 
 
 def test_other_content_of_the_same_name_is_another_comparison(tiny_bundle, tmp_path):
@@ -346,6 +350,25 @@ def test_without_cls_embeddings_core_set_is_left_out_and_said(tiny_bundle, tmp_p
     assert any("--no-cls" in line for line in said)
     with pytest.raises(UsageError, match="none is left"):
         comparison_of(bundle, tmp_path / "out", strategies=("coreset-cosine",), **more)
+
+
+def test_stored_features_without_cls_embeddings_leave_core_set_out_until_they_are_stored_with_them(
+    tiny_bundle, tmp_path
+):
+    options = ExportOptions(width=160, height=160, cls_embedding=False)
+    bundle, _ = export_bundle(tiny_weights(), tmp_path / "bundle", options, watch=Silent())
+    folder = tmp_path / "features"
+    for stored_by, compared in ((bundle, ["uniform"]), (tiny_bundle, ["uniform", "coreset-cosine"])):
+        shutil.rmtree(folder, ignore_errors=True)
+        with (
+            Encoder(stored_by, OrtCpu(stored_by.graph)) as encoder,
+            Features(folder, stored_by.manifest, writable=True) as features,
+        ):
+            read_pool(opened(("drawn:1:8",)), encoder=encoder, features=features, watch=Silent())
+        found_now = comparison_of(
+            tiny_bundle, tmp_path / "out", sources=(), features=folder, strategies=("uniform", "coreset-cosine")
+        )
+        assert [c.name for c in found_now.compared] == compared
 
 
 # -- jobs --------------------------------------------------------------------------------------------------------------
@@ -547,13 +570,14 @@ def test_a_pool_too_small_to_hold_frames_out_is_compared_whole_and_its_labels_ar
     tiny_bundle, labelled, tmp_path
 ):
     _, labels = labelled
-    worked_out, found_stored = (
+    # Worked out, then found stored.
+    first, again = (
         comparison_of(tiny_bundle, tmp_path, sources=("drawn:1:8",), strategies=("uniform",), hold_out=True)
         for _ in range(2)
     )
-    for comparison in (worked_out, found_stored):
-        assert comparison.held_out == ()
-        assert len(comparison.pool.frames) == 8
-    table = label_table(found_stored, labels, watch=Silent())
+    assert results(first) == results(again)
+    assert again.held_out == ()
+    assert len(again.pool.frames) == 8
+    table = label_table(again, labels, watch=Silent())
     assert (table.labelled, table.held_out) == (8, 0)
     assert "logistic" not in table.as_dict()["results"]["uniform"]["3"]

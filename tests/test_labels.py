@@ -112,6 +112,21 @@ def test_what_a_class_list_calls_void_is_no_class(tmp_path):
     assert labels.frames[0].instances.tolist() == [0, 0, 1]
 
 
+def test_a_frame_beside_its_mask_is_not_taken_for_the_mask(tmp_path):
+    folder = write_masks(tmp_path / "both", {"a_L": A_DOG, "a": np.zeros_like(A_DOG)})
+    labels = read_labels(folder, frames("a.png"))
+    assert (
+        labels.frames[0].instances.tolist()
+        == read_labels(write_masks(tmp_path / "alone", {"a": A_DOG}), frames("a.png")).frames[0].instances.tolist()
+    )
+
+
+def test_a_class_list_that_begins_with_a_byte_order_mark_is_read(tmp_path):
+    folder = write_masks(tmp_path / "masks", {"a": A_DOG})
+    (tmp_path / "classes.txt").write_text("void\ncar\ndog\n", encoding="utf-8-sig")
+    assert read_labels(folder, frames("a.png")).classes == ("", "car", "dog")
+
+
 def test_masks_in_colours_without_a_list_say_what_is_missing(tmp_path):
     folder = write_masks(tmp_path / "masks", {"a": A_DOG}, coloured=True)
     with pytest.raises(UsageError, match=r"label_colors\.txt"):

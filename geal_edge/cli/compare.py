@@ -108,6 +108,8 @@ def compare(
     cpus = len(os.sched_getaffinity(0))
     if report is not None:
         require_writable_place(report)
+    if labels is not None and not labels.exists():  # they are read last, which may be hours from now
+        raise UsageError(f"--labels {labels}: no such file or folder")
     opened = open_sources(sources or [], name=None, fps=fps)
     with Terminal(quiet=quiet) as watch, stopping_well() as stop:
         say_notes(opened, watch)

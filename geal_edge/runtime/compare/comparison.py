@@ -33,7 +33,7 @@ from geal_edge.runtime.compare.pools import (
 )
 from geal_edge.runtime.compare.strategies import RECIPE, STRATEGIES, Strategy, named
 from geal_edge.runtime.compare.sweep import Variant, variants
-from geal_edge.runtime.features import Features
+from geal_edge.runtime.features import Features, read_head
 from geal_edge.runtime.observer import Observer
 from geal_edge.runtime.pool import Pool, require_names_apart
 from geal_edge.runtime.poolframe import PoolFrame
@@ -150,7 +150,7 @@ def compare(
     first = Bundle.open(bundle)
     listed = tuple(_listed(sources, first, features))
     place = _Place(out=out, sources=listed, features=features, first=first, hold_out=hold_out)
-    cells = list(_cells(place, _served(named(strategies), first, watch), swept, wanted))
+    cells = list(_cells(place, _served(named(strategies), first, features, watch), swept, wanted))
     answers = {cell: answer for cell in cells if (answer := read_answer(cell)) is not None}
     stored_s = sum(answer.seconds for answer in answers.values())
     todo = [cell for cell in cells if cell not in answers]
@@ -263,15 +263,24 @@ def _listed(sources: Sequence[Source], bundle: Bundle, features: Path | None) ->
             )
 
 
-def _served(names: Sequence[str], bundle: Bundle, watch: Observer) -> list[str]:
-    """The strategies asked for, or all; without those that need CLS embeddings, where the bundle gives none."""
-    lacks = "cls_embedding" not in bundle.manifest.outputs
+def _served(names: Sequence[str], bundle: Bundle, features: Path | None, watch: Observer) -> list[str]:
+    """The strategies asked for, or all; without those that need CLS embeddings, where there are none."""
+    lacks = _lacks_cls(bundle, features)
     served = [name for name in names or STRATEGIES if not (lacks and name.startswith("coreset"))]
     if len(served) < len(names or STRATEGIES):
-        watch.warn(f"{bundle.path} was exported with --no-cls, so Core-Set is not compared.")
+        watch.warn(f"{lacks}, so Core-Set is not compared.")
     if not served:
         raise UsageError(f"--strategies {','.join(names)}: none is left to compare.")
     return served
+
+
+def _lacks_cls(bundle: Bundle, features: Path | None) -> str:
+    """Why there are no CLS embeddings; nothing where there are."""
+    if "cls_embedding" not in bundle.manifest.outputs:
+        return f"{bundle.path} was exported with --no-cls"
+    if features is not None and "cls.f32" not in read_head(features)["arrays"]:
+        return f"{features} was stored by a bundle that was exported with --no-cls"
+    return ""
 
 
 class _Place:
@@ -310,7 +319,8 @@ class _Place:
         return self._bundles[path]
 
     def pool(self, bundle: Bundle, recipe: ClusterConfig) -> Path:
-        path = self.out / "pools" / f"{pool_key(bundle, self._sources, recipe)}.npz"
+        embedded = not _lacks_cls(bundle, self._features if self._given(bundle) else None)
+        path = self.out / "pools" / f"{pool_key(bundle, self._sources, recipe, embedded=embedded)}.npz"
         self.made_of[path] = (bundle, recipe)
         return path
 

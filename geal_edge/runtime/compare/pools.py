@@ -88,10 +88,15 @@ def digest_key(decides: Any) -> str:
     return hashlib.sha256(data).hexdigest()[:20]
 
 
-def pool_key(bundle: Bundle, sources: Sequence[ComparedSource], recipe: ClusterConfig) -> str:
-    """Precision is part of it, unlike of a feature space: here another graph is another answer."""
+def pool_key(bundle: Bundle, sources: Sequence[ComparedSource], recipe: ClusterConfig, *, embedded: bool) -> str:
+    """Precision is part of it, unlike of a feature space: here another graph is another answer.
+
+    embedded  whether frames have CLS embeddings, which stored features may lack whatever the bundle gives
+    """
     told = [[s.name, s.kind, s.fps, s.fingerprint, s.frames] for s in sources]
-    return digest_key({"pool": 1, "bundle": bundle.digest, "sources": told, "recipe": recipe.as_dict()})
+    return digest_key(
+        {"pool": 2, "bundle": bundle.digest, "sources": told, "recipe": recipe.as_dict(), "embedded": embedded}
+    )
 
 
 def store_features(job: FeaturesJob, stop: Stop) -> float:
@@ -207,7 +212,7 @@ def read_stored_pool(path: Path) -> StoredPool:
         ]
         pool = joined(frames, facts["lost"], ClusterConfig(**facts["recipe"]))
         return StoredPool(pool=pool, seconds=facts["seconds"])
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise SpoolDamaged(
             f"{path}: is not the pool that was written there ({error}). Remove it; it is made again."
         ) from error

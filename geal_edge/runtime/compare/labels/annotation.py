@@ -67,7 +67,7 @@ def class_list(folder: Path, given: Path | None) -> ClassList | None:
 
 def _parse(path: Path) -> ClassList:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # as editors of Windows begin it
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: the class list cannot be read ({error}).") from error
     lines = [line.strip() for line in text.splitlines()]

@@ -38,10 +38,13 @@ class MaskFiles:
         self._files: dict[str, Path] = {}
         for file in sorted(folder.rglob("*")):
             if file.suffix.lower() in ENDINGS:
-                name = str(file.relative_to(folder).with_suffix(""))
+                whole = name = str(file.relative_to(folder).with_suffix(""))
                 for suffix in SUFFIXES:
                     name = name.removesuffix(suffix)
-                self._files.setdefault(name, file)
+                if (
+                    name != whole or name not in self._files
+                ):  # where frames lie beside their masks, the mask is called so
+                    self._files[name] = file
 
     @property
     def names(self) -> Sequence[str]:
