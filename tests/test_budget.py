@@ -260,7 +260,9 @@ def test_another_budget_is_refused_for_an_open_spool(tmp_path):
         Trips(tmp_path / "s", plan_of("5/day", "1MB/day")).drive(60.0)
 
 
-@pytest.mark.parametrize("text", ["50/week", "0/day", "x", "1.5/day", "50 per day", "-3/day", "99999999/day", "9" * 400 + "B/day"])
+@pytest.mark.parametrize(
+    "text", ["50/week", "0/day", "x", "1.5/day", "50 per day", "-3/day", "99999999/day", "9" * 400 + "B/day"]
+)
 def test_what_is_no_budget_is_refused_with_the_forms(text):
     with pytest.raises(UsageError, match="--budget"):
         parse_cap(text)

@@ -69,7 +69,9 @@ class Rounds:
         if allowance is not None and self._settings.length_s is not None:
             elapsed_s = min(self._settings.length_s, spool.round.elapsed_s + allowance.away_s)
             spool.note_round(elapsed_s=elapsed_s, price=spool.round.price)
-            spool.note_budget(allowance.as_dict())  # the moment that goes with it: or whoever starts next adds it once more
+            spool.note_budget(
+                allowance.as_dict()
+            )  # the moment that goes with it: or whoever starts next adds it once more
         self._begin()
         if allowance is not None and allowance.trip_is_over:
             self.end_trip("power_off")
