@@ -122,10 +122,9 @@ class Rounds:
             self._settings.release, budget=self._settings.budget, released=len(self.released), progress=progress
         )
         state = (self._ladder.next_unit, len(self._ladder.deaths), count)
-        if count and state != self._held_back:
-            # What lies within the radius in force adds nothing to what is certified: it can wait for something better.
-            if self._release(count, beyond=self._ladder.radius or 0.0):
-                self._held_back = state  # the order takes a while to work out: asked again when something has changed
+        # What lies within the radius in force adds nothing to what is certified: it can wait for something better.
+        if count and state != self._held_back and self._release(count, beyond=self._ladder.radius or 0.0):
+            self._held_back = state  # the order takes a while to work out: asked again when something has changed
 
     def score(self, clusters: KnowledgeClusters) -> Decision:
         """Say everything that this unit changes, and change nothing.
