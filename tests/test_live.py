@@ -324,7 +324,7 @@ def test_two_cameras_of_one_name_are_refused_and_both_are_said(tmp_path):
         LiveSource([PushedCamera("a"), PushedCamera("a")])
     for side in ("left", "right"):
         (tmp_path / side / "images").mkdir(parents=True)
-    with pytest.raises(UsageError, match="watch:.*/left/images and watch:.*/right/images"):
+    with pytest.raises(UsageError, match=r"watch:.*/left/images and watch:.*/right/images"):
         open_live([f"watch:{tmp_path / side / 'images'}" for side in ("left", "right")])
 
 

@@ -73,7 +73,7 @@ def _is_image(frame: Any) -> bool:
 
 
 def _is_time(time_ns: Any) -> bool:
-    return isinstance(time_ns, int | np.integer) and -(2**63) <= time_ns < 2**63
+    return isinstance(time_ns, int | np.integer) and -(2**63) <= int(time_ns) < 2**63
 
 
 def _words(frame: Any) -> str:
