@@ -319,6 +319,16 @@ def test_a_live_source_goes_on_with_its_numbers(after):
     stream.close()  # type: ignore[attr-defined]
 
 
+def test_a_folder_and_a_socket_whose_names_are_no_text_have_one_that_a_spool_can_hold(tmp_path):
+    folder = tmp_path / os.fsdecode(b"front\xff")
+    folder.mkdir()
+    source = open_live([f"watch:{folder}", f"unix:{folder}-socket"])
+    assert "front\\xff" in source.spec
+    for text in (source.spec, source.fingerprint(), *source.topics):
+        text.encode()
+    first(source, 0)  # closes the socket
+
+
 def test_two_cameras_of_one_name_are_refused_and_both_are_said(tmp_path):
     with pytest.raises(UsageError, match="two cameras"):
         LiveSource([PushedCamera("a"), PushedCamera("a")])
