@@ -192,6 +192,15 @@ def test_caps_hold_together_and_each_is_hard(tmp_path):
     assert 8 <= sum(units for at, units, _ in trips.spent if at <= began_s + DAY) <= 9
 
 
+def test_what_a_cap_held_back_is_released_once_it_has_room_though_no_frame_comes(tmp_path):
+    # Each unit falls due at the beginning of an hour, of whose bytes nothing may be spent yet.
+    trips = Trips(tmp_path / "s", plan_of("28/day", "100kB/hour"), size=60_000)
+    trips.drive(2 * HOUR)
+    trips.drive(8 * HOUR, frames=False)
+    assert trips.released >= 7
+    assert trips.most_within(HOUR) == 1
+
+
 def test_a_cap_on_bytes_alone_is_spent_evenly(tmp_path):
     trips = Trips(tmp_path / "s", plan_of("2400kB/day"), every_s=1200.0, size=100_000)
     trips.drive(12 * HOUR)
@@ -251,7 +260,9 @@ def test_another_budget_is_refused_for_an_open_spool(tmp_path):
         Trips(tmp_path / "s", plan_of("5/day", "1MB/day")).drive(60.0)
 
 
-@pytest.mark.parametrize("text", ["50/week", "0/day", "x", "1.5/day", "50 per day", "-3/day", "99999999/day"])
+@pytest.mark.parametrize(
+    "text", ["50/week", "0/day", "x", "1.5/day", "50 per day", "-3/day", "99999999/day", "9" * 400 + "B/day"]
+)
 def test_what_is_no_budget_is_refused_with_the_forms(text):
     with pytest.raises(UsageError, match="--budget"):
         parse_cap(text)

@@ -20,7 +20,7 @@ from geal_edge.runtime.sources import open_source
 from geal_edge.runtime.spoolview import open_view
 from geal_edge.runtime.stopping import Stop
 from geal_edge.runtime.units import units
-from geal_edge.runtime.why import why
+from geal_edge.runtime.why import sentence, why
 from tests.fakes import Clock
 from tests.writers import FOLDER_WRITER, process
 
@@ -319,9 +319,29 @@ def test_a_live_source_goes_on_with_its_numbers(after):
     stream.close()  # type: ignore[attr-defined]
 
 
-def test_two_cameras_of_one_name_are_refused(tmp_path):
+def test_a_folder_and_a_socket_whose_names_are_no_text_have_one_that_a_spool_can_hold(tmp_path):
+    folder = tmp_path / os.fsdecode(b"front\xff")
+    folder.mkdir()
+    source = open_live([f"watch:{folder}", f"unix:{folder}-socket"])
+    assert "front\\xff" in source.spec
+    for text in (source.spec, source.fingerprint(), *source.topics):
+        text.encode()
+    first(source, 0)  # closes the socket
+
+
+def test_two_cameras_of_one_name_are_refused_and_both_are_said(tmp_path):
     with pytest.raises(UsageError, match="two cameras"):
         LiveSource([PushedCamera("a"), PushedCamera("a")])
+    for side in ("left", "right"):
+        (tmp_path / side / "images").mkdir(parents=True)
+    with pytest.raises(UsageError, match=r"watch:.*/left/images and watch:.*/right/images"):
+        open_live([f"watch:{tmp_path / side / 'images'}" for side in ("left", "right")])
+
+
+def test_the_first_of_the_order_is_not_said_to_be_near_frames_before_it():
+    facts = {"state": "selected", "order": 1, "distance": 0.0, "novelty": None, "radius": None, "nearest": None}
+    assert sentence(facts).startswith("selected, number 1 of the order; nothing was there to compare it with")
+    assert "chord 0.700 from the frames before it" in sentence({**facts, "order": 2, "distance": 0.7})
 
 
 def test_a_shadow_decides_as_a_run_does_and_writes_no_frames(encoder, tmp_path):

@@ -6,7 +6,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Generator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from functools import cache
 from itertools import islice
@@ -142,15 +142,28 @@ def test_no_more_items_are_made_than_are_asked_for_beforehand(ahead):
     assert len(made) == 100
 
 
-def test_the_first_item_is_made_by_the_caller_and_the_others_by_a_thread_for_each_step():
+def test_the_first_item_is_read_by_the_caller_and_all_else_is_made_by_a_thread_for_each_step():
     def names():
         while True:
             yield [threading.current_thread().name]
 
     with closing(overlapped(names(), lambda n: [*n, threading.current_thread().name], ahead=2, stop=Stop())) as results:
         first, *others = islice(results, 4)
-    assert first == [threading.current_thread().name] * 2
+    # A signal's exception comes up in the caller alone: never in an encoder, which would take it for a fault of its engine.
+    assert first == [threading.current_thread().name, "geal-edge encode"]
     assert others == [["geal-edge read", "geal-edge encode"]] * 3
+
+
+def test_what_came_of_a_stop_that_a_decoder_swallowed_is_no_frame_and_no_end_of_the_source():
+    def swallowing(stop, *made):
+        with suppress(Exception):  # as decoders do, whose libraries raise anything
+            stop.ask()
+        yield from made
+
+    for made in ((), ("undecodable",)):
+        stop = Stop()
+        with pytest.raises(Interrupted):
+            list(stop.between(swallowing(stop, *made)))
 
 
 def test_an_empty_source_gives_nothing_and_one_that_nobody_asks_is_not_begun():

@@ -64,7 +64,7 @@ def parse_cap(text: str) -> Cap:
     number, unit, _ = found.groups()
     period: Period | None = next((known for known in ("hour", "day", "trip") if known == found[3]), None)
     limit = float(number) * _BYTES[unit or "B"]
-    if limit != int(limit) or limit < 1 or (unit is None and limit > MAX_UNITS):
+    if not math.isfinite(limit) or limit != int(limit) or limit < 1 or (unit is None and limit > MAX_UNITS):
         raise UsageError(
             f"--budget {text}: must be a whole number of frames from 1 to {MAX_UNITS}, or of bytes from 1."
         )

@@ -12,6 +12,7 @@ the spool and everything that a decision changes stay with the caller.
 import threading
 from collections.abc import Callable, Generator
 from contextlib import closing
+from itertools import chain
 from queue import Empty, SimpleQueue
 from typing import TypeVar
 
@@ -48,25 +49,20 @@ def overlapped(
             for item in each:
                 yield then(item)
         return
-    read = _ahead(items, ahead, "geal-edge read")
-    yield from stop.between(_ahead(_each(then, read), ahead, "geal-edge encode"))
+    read = _ahead(items, lambda item: item, ahead, "geal-edge read")
+    yield from stop.between(_ahead(read, then, ahead, "geal-edge encode"))
 
 
-def _each(then: Callable[[T], U], items: Generator[T, None, None]) -> Generator[U, None, None]:
-    with closing(items):
-        for item in items:
-            yield then(item)
+def _ahead(items: Generator[T, None, None], then: Callable[[T], U], ahead: int, name: str) -> Generator[U, None, None]:
+    """`then` of each item, made by a thread of that name which is at most `ahead` of them ahead.
 
-
-def _ahead(items: Generator[T, None, None], ahead: int, name: str) -> Generator[T, None, None]:
-    """The items, made by a thread of that name which is at most `ahead` of them ahead.
-
-    The first is made by the calling thread: a source that goes on after its cursor may skip through an hour of video first,
-    and a signal can end that there alone.
+    The first item is looked for by the calling thread: a source that goes on after its cursor may skip through an hour of video
+    first, and a signal can end that there alone. `then` is never called there: a signal in the middle of an encoder would be
+    taken for a fault of the engine.
     """
     # Queues of C, and nothing else between the threads: a signal may raise in the caller anywhere, and leaves no lock taken.
     room: SimpleQueue[None] = SimpleQueue()
-    made: SimpleQueue[tuple[T] | BaseException | None] = SimpleQueue()  # None: there are no more
+    made: SimpleQueue[tuple[U] | BaseException | None] = SimpleQueue()  # None: there are no more
     ended = False
 
     def work() -> None:
@@ -76,23 +72,23 @@ def _ahead(items: Generator[T, None, None], ahead: int, name: str) -> Generator[
                     room.get()
                     if ended:
                         return
-                    made.put((next(items),))
+                    made.put((next(each),))
         except StopIteration:
             made.put(None)
         except BaseException as error:  # noqa: BLE001  raised again by whoever asks for the item
             made.put(error)
 
     try:
-        first = next(items)
+        found = chain((next(items),), items)
     except StopIteration:
         return
+    each = (then(item) for item in found)
     # A daemon: where a source hangs, a second Ctrl-C leaves it behind, and the process ends all the same.
     thread = threading.Thread(target=work, name=name, daemon=True)
     for _ in range(ahead):
         room.put(None)
     try:
         thread.start()
-        yield first
         while True:
             try:
                 outcome = made.get(timeout=_WAKE_S)

@@ -122,9 +122,8 @@ class Rounds:
             self._settings.release, budget=self._settings.budget, released=len(self.released), progress=progress
         )
         state = (self._ladder.next_unit, len(self._ladder.deaths), count)
-        if count and state != self._held_back:
-            # What lies within the radius in force adds nothing to what is certified: it can wait for something better.
-            self._release(count, beyond=self._ladder.radius or 0.0)
+        # What lies within the radius in force adds nothing to what is certified: it can wait for something better.
+        if count and state != self._held_back and self._release(count, beyond=self._ladder.radius or 0.0):
             self._held_back = state  # the order takes a while to work out: asked again when something has changed
 
     def score(self, clusters: KnowledgeClusters) -> Decision:
@@ -185,11 +184,14 @@ class Rounds:
             decision.novelty, budget=self._settings.budget, released=len(self.released), progress=self.progress
         )
 
-    def _release(self, count: int, *, beyond: float = -1.0) -> None:
-        release = self._within(self._ladder.release(count, beyond=beyond), progress=self.progress)
+    def _release(self, count: int, *, beyond: float = -1.0) -> bool:
+        """Whether the caps let go all that there was; else it is due as soon as they have room (`may_allow`)."""
+        found = self._ladder.release(count, beyond=beyond)
+        release = self._within(found, progress=self.progress)
         if release.picks:
             self._spool.release(release)  # durable first
             self._ladder.learn_release(release)
+        return len(release.picks) == len(found.picks)
 
     def _within(self, release: Release, *, progress: float) -> Release:
         """So much of a release as all caps allow, which counts as spent; the spool stores that with it."""

@@ -48,9 +48,13 @@ class Stop:
                 try:
                     item = next(iterator)
                 except StopIteration:
+                    self.heed()
                     return
                 finally:
                     self._waiting = False
+                # Asked meanwhile, it may have been swallowed where a decoder's errors of every kind are caught: what came of
+                # that is no frame to be judged, nor the end of a source.
+                self.heed()
                 yield item
         finally:
             if hasattr(iterator, "close"):

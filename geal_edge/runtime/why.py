@@ -32,7 +32,9 @@ def why(view: SpoolView, id_: str) -> dict[str, Any]:
 def sentence(facts: dict[str, Any]) -> str:
     """The same for people."""
     return {
-        "selected": "selected, number {order} of the order: its witness is chord {distance:.3f} from the frames before it",
+        "selected": "selected, number {order} of the order"
+        # The first has none before it, unless something is remembered or known.
+        + (": its witness is chord {distance:.3f} from the frames before it" if facts.get("distance") else ""),
         "released": "released in round {round}, number {order} of the order of sending",
         "retained": "retained, but not among those selected for now",
         "evicted": "was retained, then evicted ({cause}) when {evicted_by} was decided on",

@@ -16,7 +16,7 @@ from threading import Event
 
 from geal_edge.errors import SourceError
 from geal_edge.runtime.live.camera import HEED_S, Intake, Shot
-from geal_edge.runtime.sources.images import is_image_name, own_name, read_image_file, require_pillow
+from geal_edge.runtime.sources.images import as_text, is_image_name, own_name, read_image_file, require_pillow
 
 _CLOSE_WRITE, _MOVED_TO, _DELETE_SELF, _MOVE_SELF = 0x8, 0x80, 0x400, 0x800  # linux/inotify.h
 _UNMOUNT, _OVERFLOW, _IGNORED = 0x2000, 0x4000, 0x8000
@@ -31,7 +31,7 @@ class WatchedFolder:
         if not path.is_dir():
             raise SourceError(f"watch:{path}: no such folder. Make it before its writer and `run` start.")
         self.name = own_name(path)
-        self.spec = f"watch:{os.path.abspath(path)}"
+        self.spec = f"watch:{as_text(os.path.abspath(path))}"
         self._path = path
 
     def watch(self, intake: Intake, stopped: Event) -> None:

@@ -25,7 +25,7 @@ from typing import NamedTuple
 from geal_edge.errors import SourceError, UsageError
 from geal_edge.runtime.live.camera import HEED_S, Intake, Picture, Shot
 from geal_edge.runtime.sources import pixels
-from geal_edge.runtime.sources.images import require_pillow
+from geal_edge.runtime.sources.images import as_text, require_pillow
 from geal_edge.runtime.sources.rosmessages import RawPicture
 
 HEADER = struct.Struct("<4sIqQIIII16s")
@@ -41,8 +41,8 @@ class SocketCamera:
         require_pillow()
         if len(os.fsencode(path)) > 100:
             raise UsageError(f"unix:{path}: the system allows 100 bytes for the path of a socket")
-        self.name = path.stem
-        self.spec = f"unix:{os.path.abspath(path)}"
+        self.name = as_text(path.stem)
+        self.spec = f"unix:{as_text(os.path.abspath(path))}"
         self._path = path
         self._server: socket.socket | None = self._listen()  # so that a sender may connect as soon as `run` has begun
 

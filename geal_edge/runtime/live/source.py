@@ -57,7 +57,9 @@ class LiveSource:
     ) -> None:
         names = [camera.name for camera in cameras]
         if len(set(names)) < len(names):
-            raise UsageError(f"two cameras have the name {max(names, key=names.count)!r}: give each once")
+            clash = max(names, key=names.count)
+            specs = " and ".join(camera.spec for camera in cameras if camera.name == clash)
+            raise UsageError(f"two cameras have the name {clash!r} ({specs}): give each once, under a name of its own")
         if not 0.0 < rate_hz < float("inf"):
             raise UsageError(f"fps = {rate_hz}: must be a number of frames per second above 0")
         self.name = name

@@ -118,7 +118,7 @@ class ImageSource:
                 yield self._read(index, file)
 
     def _read(self, index: int, file: str) -> Frame | LostFrame:
-        shown = _text(file)
+        shown = as_text(file)
         identity = f"{self.name}/{shown}"
         try:
             decoded = read_image(self.root / file)
@@ -157,7 +157,7 @@ def image_folder(path: Path, *, name: str | None = None) -> ImageSource:
         names += [name for name in subfolders if is_image_name(name)]
         subfolders[:] = [name for name in subfolders if not name.startswith(".") and not is_image_name(name)]
         files += [os.path.relpath(os.path.join(folder, name), path) for name in names if is_image_name(name)]
-    return ImageSource(path, files, name=name or own_name(path), spec=_text(os.path.abspath(path)))
+    return ImageSource(path, files, name=name or own_name(path), spec=as_text(os.path.abspath(path)))
 
 
 def image_glob(pattern: str, *, name: str | None = None) -> ImageSource:
@@ -167,15 +167,16 @@ def image_glob(pattern: str, *, name: str | None = None) -> ImageSource:
     root = Path(*folders[:fixed])
     matches = [match for match in glob.iglob(pattern, recursive=True) if is_image_name(os.path.basename(match))]
     files = [os.path.relpath(match, root) for match in matches]
-    return ImageSource(root, files, name=name or own_name(root), spec=_text(os.path.abspath(pattern)))
+    return ImageSource(root, files, name=name or own_name(root), spec=as_text(os.path.abspath(pattern)))
 
 
 def own_name(path: Path) -> str:
-    """What a source of this path is called, as text that JSON and SQLite can hold: a name on disk is any bytes."""
-    return _text(os.path.basename(os.path.abspath(path))) or "images"
+    """What a source of this path is called, as text: a name on disk is any bytes."""
+    return as_text(os.path.basename(os.path.abspath(path))) or "images"
 
 
-def _text(path: str) -> str:
+def as_text(path: str) -> str:
+    """A path as text that JSON and SQLite can hold."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
