@@ -155,6 +155,7 @@ def test_compare_tells_people_and_machines_what_a_budget_buys_and_takes_from_dis
     assert "With geal, 2 frames cover everything seen" in out
     assert "UNTRAINED" in error
     assert (tmp_path / "page.html").read_text().startswith("<!")
+    assert f"The page is {tmp_path / 'page.html'}." in out
     assert "what it found stored had taken" in cli(*words)[1]
     code, out, _ = cli(*words, "--json", "--sweep", "clusters_per_frame=3")
     assert code == 0
