@@ -535,7 +535,7 @@ def test_a_live_folder_is_run_for_a_while_under_a_budget_per_day(cli, tiny_bundl
         code, out, error = cli(*words, "--budget", "1MB/day", "--fps", 10, "--for", "2s")
     assert code == 0, error
     code, out, _ = cli("status", tmp_path / "s")
-    assert " of 50 frames selected, 0 spent, refills in 24.0 h" in out
+    assert " of 50 frames per day selected, 0 spent, refills in 24.0 h" in out
     assert "0 of 1000000 bytes per day spent" in out
     assert json.loads(cli("status", tmp_path / "s", "--json")[1])["frames"]["seen"] > 0
     assert cli("check", tmp_path / "s")[0] == 0

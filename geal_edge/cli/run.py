@@ -196,4 +196,4 @@ def result_lines(view: SpoolView, spool: Path) -> Iterator[str]:
         f"{frames['selected']} of {frames['seen']} frames selected, budget {view.budget}{units} "
         f"({frames['not_new']} not new, {frames['evicted']} evicted, {gated}{frames['lost']} lost): {spool}"
     )
-    yield certificate_words(view.certificate(), frames["selected"])
+    yield certificate_words(view.certificate(), frames)
