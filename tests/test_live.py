@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from geal_edge.cli.run import result_lines
 from geal_edge.errors import FrameError, Interrupted, SourceError, SpoolMismatch, UsageError
 from geal_edge.runtime import pipeline
 from geal_edge.runtime.budget import live_plan, parse_cap
@@ -19,7 +20,7 @@ from geal_edge.runtime.live.camera import Shot
 from geal_edge.runtime.live.intake import Arrivals, CameraIntake
 from geal_edge.runtime.observer import Silent
 from geal_edge.runtime.report import write_report
-from geal_edge.runtime.report.data import ShownSource
+from geal_edge.runtime.report.data import ShownSource, read_spool_report
 from geal_edge.runtime.selection import read_again
 from geal_edge.runtime.sources import open_source
 from geal_edge.runtime.spoolview import open_view
@@ -320,6 +321,22 @@ def test_a_shadow_decides_as_a_run_does_and_writes_no_frames(encoder, tmp_path):
     page = (tmp_path / "page.html").read_text()
     assert "A shadow writes no frames" in page
     assert "No such file" not in page
+
+
+def test_frames_that_are_released_are_told_and_covered_by(encoder, tmp_path):
+    spool = tmp_path / "spool"
+    drive = open_source("drawn:3:40")
+    pipeline.run(
+        [drive], encoder=encoder, spool_path=spool, budget=2, release="immediate", length_s=3600.0, watch=Silent()
+    )
+    with open_view(spool) as view:
+        frames, _ = view.counts()
+        told, covered = result_lines(view, spool)
+    assert frames["released"] > 0
+    assert frames["selected"] == 0
+    assert f"({frames['released']} released, " in told
+    assert "of a released frame" in covered
+    assert "of a selected frame" in read_spool_report(spool).promise.sentence
 
 
 def test_frames_of_a_live_source_are_not_looked_for_again(tmp_path):

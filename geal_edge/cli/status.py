@@ -75,13 +75,16 @@ def certificate_words(certificate: Certificate, frames: Mapping[str, int]) -> st
     >>> certificate_words(Certificate(radius=0.5, lower_bound=0.0), {"selected": 3, "released": 0})
     'every cluster seen is within chord 0.500 of the 3 selected frames'
     >>> certificate_words(Certificate(radius=0.5, lower_bound=0.0), {"selected": 3, "released": 9})
-    'every cluster seen is within chord 0.500 of the 3 selected frames or of one that was released'
+    'every cluster seen is within chord 0.500 of the 3 selected frames or of a released one'
+    >>> certificate_words(Certificate(radius=0.5, lower_bound=0.0), {"selected": 0, "released": 9})
+    'every cluster seen is within chord 0.500 of a released frame'
     """
     if certificate.radius is None:
         return "no radius can be certified"
-    covered = f"every cluster seen is within chord {certificate.radius:.3f} of the {frames['selected']} selected frames"
+    near = f"the {frames['selected']} selected frames"
     if frames["released"]:
-        covered += " or of one that was released"
+        near = f"{near} or of a released one" if frames["selected"] else "a released frame"
+    covered = f"every cluster seen is within chord {certificate.radius:.3f} of {near}"
     if certificate.lower_bound == 0.0:
         return covered
     return f"{covered}; no choice of as many single patches as the budget gets below {certificate.lower_bound:.3f}"

@@ -164,7 +164,9 @@ def read_spool_report(path: Path, *, watch: Observer | None = None) -> Report:
             lost=lost,
             examples=_examples(events),
             sources=sources,
-            promise=spool_promise(view.certificate(), budget=view.budget, selected=counts["selected"]),
+            promise=spool_promise(
+                view.certificate(), budget=view.budget, selected=counts["selected"] + counts["released"]
+            ),
             selected=shown(frame for frame in frames if frame.order is not None),
             others=shown(others[:OTHERS]),
             timeline=timeline,
