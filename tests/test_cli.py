@@ -141,6 +141,7 @@ def test_compare_tells_people_and_machines_what_a_budget_buys_and_takes_from_dis
     assert "With geal, 2 frames cover everything seen" in out
     assert "UNTRAINED" in error
     assert (tmp_path / "page.html").read_text().startswith("<!")
+    assert f"The page is {tmp_path / 'page.html'}." in out
     assert "what it found stored had taken" in cli(*words)[1]
     code, out, _ = cli(*words, "--json", "--sweep", "clusters_per_frame=3")
     assert code == 0
@@ -533,7 +534,7 @@ def test_a_live_folder_is_run_for_a_while_under_a_budget_per_day(cli, tiny_bundl
         code, out, error = cli(*words, "--budget", "1MB/day", "--fps", 10, "--for", "2s")
     assert code == 0, error
     code, out, _ = cli("status", tmp_path / "s")
-    assert " of 50 frames selected, 0 spent, refills in 24.0 h" in out
+    assert " of 50 frames per day selected, 0 spent, refills in 24.0 h" in out
     assert "0 of 1000000 bytes per day spent" in out
     assert json.loads(cli("status", tmp_path / "s", "--json")[1])["frames"]["seen"] > 0
     assert cli("check", tmp_path / "s")[0] == 0

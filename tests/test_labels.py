@@ -16,6 +16,7 @@ from geal_edge.runtime.compare.labels.found import found_at, rarest
 from geal_edge.runtime.compare.labels.masks import labels_of
 from geal_edge.runtime.compare.labels.probes import hold_out
 from geal_edge.runtime.compare.labels.reading import read_labels
+from geal_edge.runtime.compare.labels.table import LabelResult, text_of
 from geal_edge.runtime.features import Features
 from geal_edge.runtime.observer import Silent
 from geal_edge.runtime.poolframe import PoolFrame
@@ -291,6 +292,19 @@ def test_a_table_says_the_same_to_machines_and_to_people(masks):
     assert read["results"]["random"]["1"]["instances"] == {"median": 2, "p10": 1.2, "p90": 2.8}
     assert "2 (1.2 to 2.8)" in table.text()
     assert "labelled  " not in table.text()
+
+
+def test_the_columns_of_a_table_stay_apart_whatever_is_counted():
+    drawn = [
+        LabelResult(
+            strategy="random", seed=s, budget=5, values={"labelled": 5, "instances": 9000.5 + 100 * s, "knn": s / 9}
+        )
+        for s in range(3)
+    ]
+    head, line = text_of(drawn).splitlines()[1:]
+
+    assert line.split() == ["random", "9100.5", "(9020.5", "to", "9180.5)", "0.111", "(0.022", "to", "0.200)"]
+    assert head.index("k-NN") == line.index("0.111")
 
 
 def test_choices_that_fit_no_budget_are_refused(masks):

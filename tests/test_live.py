@@ -3,10 +3,13 @@
 import os
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
+from geal_edge.cli.run import result_lines
 from geal_edge.errors import FrameError, Interrupted, SourceError, SpoolMismatch, UsageError
 from geal_edge.runtime import pipeline
 from geal_edge.runtime.budget import live_plan, parse_cap
@@ -16,6 +19,9 @@ from geal_edge.runtime.live import LiveSource, PushedCamera, open_live
 from geal_edge.runtime.live.camera import Shot
 from geal_edge.runtime.live.intake import Arrivals, CameraIntake
 from geal_edge.runtime.observer import Silent
+from geal_edge.runtime.report import write_report
+from geal_edge.runtime.report.data import ShownSource, read_spool_report
+from geal_edge.runtime.selection import read_again
 from geal_edge.runtime.sources import open_source
 from geal_edge.runtime.spoolview import open_view
 from geal_edge.runtime.stopping import Stop
@@ -357,6 +363,32 @@ def test_a_shadow_decides_as_a_run_does_and_writes_no_frames(encoder, tmp_path):
     assert list((tmp_path / "shadow" / "frames").iterdir()) == []
     with pytest.raises(SpoolMismatch, match="--shadow"):
         pipeline.run([drive], encoder=encoder, spool_path=tmp_path / "shadow", budget=2, watch=Silent())
+    write_report(tmp_path / "shadow", tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "A shadow writes no frames" in page
+    assert "No such file" not in page
+
+
+def test_frames_that_are_released_are_told_and_covered_by(encoder, tmp_path):
+    spool = tmp_path / "spool"
+    drive = open_source("drawn:3:40")
+    pipeline.run(
+        [drive], encoder=encoder, spool_path=spool, budget=2, release="immediate", length_s=3600.0, watch=Silent()
+    )
+    with open_view(spool) as view:
+        frames, _ = view.counts()
+        told, covered = result_lines(view, spool)
+    assert frames["released"] > 0
+    assert frames["selected"] == 0
+    assert f"({frames['released']} released, " in told
+    assert "of a released frame" in covered
+    assert "of a selected frame" in read_spool_report(spool).promise.sentence
+
+
+def test_frames_of_a_live_source_are_not_looked_for_again(tmp_path):
+    live = ShownSource(name="live", spec=f"watch:{tmp_path}", kind="live", fps=2.0, first_seen=0, finished=False)
+    frame: Any = SimpleNamespace(id="live#a@1", sha256=None)
+    assert list(read_again(live, {4: frame})) == [(4, "live was live and cannot be read again.")]
 
 
 def test_a_camera_faster_than_the_encoder_loses_the_older_frames_and_every_frame_is_counted(encoder, tmp_path):

@@ -374,6 +374,17 @@ def test_a_source_that_is_not_finished_is_told(tmp_path: Path) -> None:
     assert "later is not read to its end yet" in page.text
 
 
+def test_a_live_source_is_not_said_to_lack_an_end(tmp_path: Path) -> None:
+    path = fill(tmp_path / "trip", Drive(pictures_of(3)))
+    with Spool(path, _settings_of(path)) as spool:
+        spool.begin_source(Drive([], name="live", spec="watch:/data/incoming", kind="live"))
+
+        page = page_of(path)
+
+    assert "live is live: what is not released yet may still change" in page.text
+    assert "to its end" not in page.text
+
+
 def test_fewer_frames_than_the_budget_are_told(tmp_path: Path) -> None:
     page = page_of(fill(tmp_path / "trip", Drive(pictures_of(3)), budget=50))
 

@@ -181,7 +181,11 @@ def test_file_names_that_are_no_text_still_give_ids_that_are(tmp_path):
         ("nowhere", SourceError, "no such file or folder"),
         ("nowhere.mp4", SourceError, "no such file or folder"),
         ("none/*.jpg", SourceError, "no image files were found there .*[.]jpg .*[.]png"),
-        ("empty", SourceError, "no image files were found there .*[.]jpg .*[.]png"),
+        (
+            "empty",
+            SourceError,
+            "no image files were found there .*[.]jpg .*[.]png.*Videos and bags are named one by one",
+        ),
         ("notes.txt", SourceError, "neither an image nor a video by its ending .*[.]jpg .*[.]mp4"),
         ("empty.mp4", SourceError, "0 bytes"),
         ("text.mp4", SourceError, "not a video that FFmpeg can open"),

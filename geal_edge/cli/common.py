@@ -33,7 +33,8 @@ Sources: TypeAlias = Annotated[
     list[str],
     typer.Argument(
         metavar="SOURCE...",
-        help="Folders of images, globs, videos, ROS bags, or `drawn:SEED`; for run also live ones: `watch:FOLDER`.",
+        help="Folders of images, globs, videos, ROS bags, or `drawn:SEED`; for run also live ones, as `watch:FOLDER` or "
+        "`rtsp://HOST/PATH` (docs/live.md).",
     ),
 ]
 BundleFolder: TypeAlias = Annotated[

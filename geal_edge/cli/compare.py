@@ -139,6 +139,8 @@ def compare(
             print(json.dumps(told, indent=1, ensure_ascii=False))
         else:
             _say(comparison, found, watch)
+            if report is not None:
+                watch.say(f"The page is {report}.")
         untrained_note(comparison.untrained, watch)
         if comparison.cut:
             raise Interrupted(f"Stopped: this is what was worked out so far. The same command goes on from {out}.")
@@ -158,6 +160,7 @@ def numbers(option: str, text: str) -> list[int]:
 
 def _say(comparison: Comparison, labels: LabelTable | None, watch: Terminal) -> None:
     watch.say(in_what(comparison))
+    watch.say("Medians; in brackets the 10th to 90th percentile, where a strategy was drawn several times.")
     for line in tables(comparison):
         watch.say(line)
     watch.say()
@@ -169,4 +172,4 @@ def _say(comparison: Comparison, labels: LabelTable | None, watch: Terminal) -> 
     if comparison.stored_s:
         times = comparison.stored_s / comparison.run_s
         stored = f"; what it found stored had taken {comparison.stored_s:.1f} s of work, {times:,.0f} times as long"
-    watch.say(f"\nThis took {comparison.run_s:.2f} s{stored}.")
+    watch.say(f"\nEncoding and covers took {comparison.run_s:.2f} s{stored}.")

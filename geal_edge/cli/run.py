@@ -190,9 +190,10 @@ def result_lines(view: SpoolView, spool: Path) -> Iterator[str]:
     """What a run came to, for people."""
     frames, _ = view.counts()
     gated = f"{frames['gated']} gated, " if frames["gated"] else ""
+    released = f"{frames['released']} released, " if frames["released"] else ""
     units = "" if view.group_s is None else f" units, of which {view.units()['selected']} are selected"
     yield (
         f"{frames['selected']} of {frames['seen']} frames selected, budget {view.budget}{units} "
-        f"({frames['not_new']} not new, {frames['evicted']} evicted, {gated}{frames['lost']} lost): {spool}"
+        f"({released}{frames['not_new']} not new, {frames['evicted']} evicted, {gated}{frames['lost']} lost): {spool}"
     )
-    yield certificate_words(view.certificate(), frames["selected"])
+    yield certificate_words(view.certificate(), frames)

@@ -1,7 +1,7 @@
 """`geal-edge status`: how a spool stands."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,8 @@ def status_lines(spool: Path, data: dict[str, Any]) -> Iterator[str]:
         )
         yield f"  round     {last['round']}, {length}, release {last['release']}"
     selected = data.get("units", frames)["selected"]
-    yield f"  budget    {selected} of {budget['limit']} {budget['unit']} selected, {budget['spent']} spent{_refill(budget)}"
+    limit = f"{budget['limit']} {budget['unit']}" + (f" per {budget['period']}" if budget["period"] else "")
+    yield f"  budget    {selected} of {limit} selected, {budget['spent']} spent{_refill(budget)}"
     for cap in data["budget"][1:]:
         yield f"            {cap['spent']} of {cap['limit']} {cap['unit']} per {cap['period']} spent{_refill(cap)}"
     if "time_rule" in data:
@@ -48,7 +49,7 @@ def status_lines(spool: Path, data: dict[str, Any]) -> Iterator[str]:
     if "units" in data:
         yield f"  units     {frames['selected']} frames in them, formed with --group {data['group_s']:g}"
     certificate = Certificate(**last["certificate"])
-    yield f"  coverage  {certificate_words(certificate, frames['selected']) if frames['seen'] else 'nothing seen yet'}"
+    yield f"  coverage  {certificate_words(certificate, frames) if frames['seen'] else 'nothing seen yet'}"
     for source in data["sources"]:
         state = "read to its end" if source["finished"] else f"at frame {source['cursor']}"
         yield f"  source    {source['name']}: {state}"
@@ -66,11 +67,24 @@ def _refill(budget: dict[str, Any]) -> str:
     return "" if left_s is None else f", refills in {left_s / 3600:.1f} h"
 
 
-def certificate_words(certificate: Certificate, selected: int) -> str:
-    """The certificate as a sentence; never a claim against the best frames, for which no factor exists."""
+def certificate_words(certificate: Certificate, frames: Mapping[str, int]) -> str:
+    """The certificate as a sentence; never a claim against the best frames, for which no factor exists.
+
+    frames  how many are in which state, as in the machine form
+
+    >>> certificate_words(Certificate(radius=0.5, lower_bound=0.0), {"selected": 3, "released": 0})
+    'every cluster seen is within chord 0.500 of the 3 selected frames'
+    >>> certificate_words(Certificate(radius=0.5, lower_bound=0.0), {"selected": 3, "released": 9})
+    'every cluster seen is within chord 0.500 of the 3 selected frames or of a released one'
+    >>> certificate_words(Certificate(radius=0.5, lower_bound=0.0), {"selected": 0, "released": 9})
+    'every cluster seen is within chord 0.500 of a released frame'
+    """
     if certificate.radius is None:
         return "no radius can be certified"
-    covered = f"every cluster seen is within chord {certificate.radius:.3f} of the {selected} selected frames"
+    near = f"the {frames['selected']} selected frames"
+    if frames["released"]:
+        near = f"{near} or of a released one" if frames["selected"] else "a released frame"
+    covered = f"every cluster seen is within chord {certificate.radius:.3f} of {near}"
     if certificate.lower_bound == 0.0:
         return covered
     return f"{covered}; no choice of as many single patches as the budget gets below {certificate.lower_bound:.3f}"

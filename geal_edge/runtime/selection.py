@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from geal_edge.errors import GealEdgeError, Interrupted, MissingDependency, UsageError
 from geal_edge.runtime.frame import Frame, LostFrame
+from geal_edge.runtime.live.opened import is_live
 from geal_edge.runtime.pool import read_picks
 from geal_edge.runtime.sources import Source, open_source
 from geal_edge.runtime.sources.bags import BagSource
@@ -230,6 +231,9 @@ def read_again(
     Raises Interrupted once `stop()` says so, MissingDependency where one command would mend it for all frames.
     """
     left = dict(wanted)
+    if is_live(source.spec):
+        yield from ((index, f"{source.name} was live and cannot be read again.") for index in left)
+        return
     try:
         opened = open_source(source.spec, name=source.name, fps=source.fps)
         for found in _frames_at(opened, sorted(wanted), stop):

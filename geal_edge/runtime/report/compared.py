@@ -114,7 +114,7 @@ def _curves(comparison: Comparison) -> str:
     lede = (
         "How far the clusters seen lie from what was selected, in chords: lower is better. The radius is the farthest cluster of "
         "all, which farthest-first selection is made for; the mean is about what is usual. Bands are 10th to 90th percentile of "
-        "several draws. A step to the right is a larger budget, each twice as large one as far."
+        "several draws. Budgets grow to the right, and every doubling is a step of the same width."
     )
     if len(comparison.budgets) < 2:
         lede = "One budget makes no curve: its numbers are in the tables."

@@ -149,7 +149,7 @@ def read_spool_report(path: Path, *, watch: Observer | None = None) -> Report:
         )
 
         def shown(some: Iterable[StoredFrame]) -> tuple[ShownFrame, ...]:
-            return tuple(_shown(frame, view.grid, places.get(frame.unit)) for frame in some)
+            return tuple(_shown(frame, view.grid, places.get(frame.unit), shadow=view.shadow) for frame in some)
 
         return Report(
             name=path.resolve().name,
@@ -164,13 +164,22 @@ def read_spool_report(path: Path, *, watch: Observer | None = None) -> Report:
             lost=lost,
             examples=_examples(events),
             sources=sources,
-            promise=spool_promise(view.certificate(), budget=view.budget, selected=counts["selected"]),
+            promise=spool_promise(
+                view.certificate(), budget=view.budget, selected=counts["selected"] + counts["released"]
+            ),
             selected=shown(frame for frame in frames if frame.order is not None),
             others=shown(others[:OTHERS]),
             timeline=timeline,
             evicted=tuple(view.evicted(at_most=EVICTED)),
             notes=tuple(
-                _notes(events, view.units()["selected"], view.budget, sources, grouped=view.group_s is not None)
+                _notes(
+                    events,
+                    view.units()["selected"],
+                    view.budget,
+                    sources,
+                    grouped=view.group_s is not None,
+                    shadow=view.shadow,
+                )
             ),
         )
 
@@ -201,7 +210,7 @@ def spool_promise(certificate: Certificate, *, budget: int, selected: int) -> Pr
     )
 
 
-def _shown(frame: StoredFrame, grid: tuple[int, int], seen_at: float | None) -> ShownFrame:
+def _shown(frame: StoredFrame, grid: tuple[int, int], seen_at: float | None, *, shadow: bool) -> ShownFrame:
     return ShownFrame(
         order=frame.order,
         place=frame.place,
@@ -217,7 +226,7 @@ def _shown(frame: StoredFrame, grid: tuple[int, int], seen_at: float | None) -> 
         clusters=tuple(frame.patch_cluster.tolist()),
         grid=grid,
         seen_at=seen_at,
-        file=frame.file,
+        file=None if shadow else frame.file,
         sha256=frame.sha256,
     )
 
@@ -271,10 +280,20 @@ def _examples(events: Iterable[Mapping[str, Any]]) -> tuple[LostExample, ...]:
 
 
 def _notes(
-    events: list[dict[str, Any]], selected: int, budget: int, sources: Iterable[ShownSource], *, grouped: bool
+    events: list[dict[str, Any]],
+    selected: int,
+    budget: int,
+    sources: Iterable[ShownSource],
+    *,
+    grouped: bool,
+    shadow: bool,
 ) -> Iterable[str]:
+    if shadow:
+        yield "This was a shadow: it decided and counted, and wrote no frames, so there are no pictures."
     for source in sources:
-        if not source.finished:
+        if source.kind == "live":  # it has no end to be read to
+            yield f"{source.name} is live: what is not released yet may still change."
+        elif not source.finished:
             yield f"{source.name} is not read to its end yet: the selection may still change."
     if 0 < selected < budget:
         what = f"{selected:,} unit{'s' * (selected != 1)}" if grouped else _frames(selected)

@@ -256,7 +256,7 @@ def sources(report: Report) -> str:
     rows = []
     for source in report.sources:
         rate = "" if source.fps is None else f", {source.fps:g} frames a second"
-        end = "" if source.finished else ", not read to its end"
+        end = "" if source.finished or source.kind == "live" else ", not read to its end"
         rows.append(
             (as_text(source.name), f"{selected[source.name]:,}", as_text(source.kind) + rate + end, _code(source.spec))
         )

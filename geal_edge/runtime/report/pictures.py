@@ -69,7 +69,7 @@ def spool_pictures(width: int) -> Pictures:
 
     def read(frame: ShownFrame) -> Picture:
         if frame.file is None:
-            return Missing(why="It has no file.")
+            return Missing(why="A shadow writes no frames.")
         try:
             return shrink(read_image(frame.file).image, width)
         except FrameError as error:

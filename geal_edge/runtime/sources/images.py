@@ -87,7 +87,10 @@ class ImageSource:
     def __init__(self, root: Path, files: Sequence[str], *, name: str, spec: str) -> None:
         require_pillow()
         if not files:
-            raise SourceError(f"{spec}: no image files were found there (looked for {' '.join(sorted(ENDINGS))})")
+            raise SourceError(
+                f"{spec}: no image files were found there (looked for {' '.join(sorted(ENDINGS))}). Videos and bags are "
+                "named one by one: drives/*.mp4 without quotes does so"
+            )
         self.root = root
         self.name = name
         self.spec = spec

@@ -91,12 +91,16 @@ def text_of(results: Sequence[LabelResult]) -> str:
     names = [name for name in COLUMNS if any(name in result.values for result in results)]
     names = names[1:] if all_labelled else names
     width = max(len(strategy) for strategy in summed)
+    # Thousands with their spread are long; cells of a fixed width would run into each other.
+    words = [_words(name, columns[name]) for by in summed.values() for columns in by.values() for name in names]
+    cell = 2 + max(map(len, [*words, *(COLUMNS[name] for name in names)]))
     lines = []
     for budget in dict.fromkeys(result.budget for result in results):
-        lines += ["", f"{budget} frames".ljust(width + 4) + "".join(f"{COLUMNS[name]:<22}" for name in names).rstrip()]
+        head = "".join(f"{COLUMNS[name]:<{cell}}" for name in names).rstrip()
+        lines += ["", f"{budget} frames".ljust(width + 4) + head]
         for strategy, by_budget in summed.items():
             if columns := by_budget.get(str(budget)):
-                cells = "".join(f"{_words(name, columns[name]):<22}" for name in names)
+                cells = "".join(f"{_words(name, columns[name]):<{cell}}" for name in names)
                 lines.append(f"  {strategy:<{width}}  {cells}".rstrip())
     return "\n".join(lines)
 
