@@ -187,9 +187,14 @@ def test_caps_hold_together_and_each_is_hard(tmp_path):
     trips.drive(30 * HOUR)
     assert all(units == 1 for _, units, _ in trips.spent)
     assert trips.most_within(HOUR - 1) == 1
-    began_s = Vehicle().wall_s
-    # What adds nothing waits for the end of the day, where the hour lets one go.
-    assert 8 <= sum(units for at, units, _ in trips.spent if at <= began_s + DAY) <= 9
+    assert sum(units for at, units, _ in trips.spent if at <= Vehicle().wall_s + DAY) == 9
+
+
+@pytest.mark.parametrize("shorter", ["4/hour", "400kB/hour"])
+def test_a_shorter_cap_beside_a_days_leaves_nothing_of_it_unspent(tmp_path, shorter):
+    trips = Trips(tmp_path / "s", plan_of("28/day", shorter), every_s=600.0, size=60_000)
+    trips.drive(24.4 * HOUR)
+    assert 27 <= trips.released <= 28
 
 
 def test_what_a_cap_held_back_is_released_once_it_has_room_though_no_frame_comes(tmp_path):
@@ -198,7 +203,7 @@ def test_what_a_cap_held_back_is_released_once_it_has_room_though_no_frame_comes
     trips.drive(2 * HOUR)
     trips.drive(8 * HOUR, frames=False)
     assert trips.released >= 7
-    assert trips.most_within(HOUR) == 1
+    assert trips.most_within(HOUR) <= 2  # of two windows
 
 
 def test_a_cap_on_bytes_alone_is_spent_evenly(tmp_path):

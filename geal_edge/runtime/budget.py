@@ -92,6 +92,12 @@ class BudgetPlan:
     def length_s(self) -> float | None:
         return LENGTH_S.get(self.period)
 
+    @property
+    def shorter(self) -> tuple[Cap, ...]:
+        """Caps of a shorter time than the round's, which would refuse the most of what its end releases at once."""
+        own_s = math.inf if self.length_s is None else self.length_s
+        return tuple(cap for cap in self.others if (cap.length_s or math.inf) < own_s)
+
 
 def live_plan(caps: Sequence[Cap], release: ReleaseRule | None = None) -> BudgetPlan:
     """The round is that of the longest timed cap on units; else of the trip; else of a cap on bytes.
@@ -122,13 +128,13 @@ def live_plan(caps: Sequence[Cap], release: ReleaseRule | None = None) -> Budget
         raise UsageError(
             "--release immediate: decides before a frame's bytes are known. Use --release paced, or cap frames alone."
         )
-    shorter = [cap for cap in others if (cap.length_s or math.inf) < (LENGTH_S.get(period) or math.inf)]
-    if release == "round_end" and shorter and period != "trip":
+    plan = BudgetPlan(units=units, period=period, release=release, others=others, caps=tuple(str(cap) for cap in caps))
+    if release == "round_end" and plan.shorter and period != "trip":
         raise UsageError(
-            f"--release round_end: releases all of a {period} at once, of which --budget {shorter[0]} would refuse the most. "
-            "Use --release paced."
+            f"--release round_end: releases all of a {period} at once, of which --budget {plan.shorter[0]} would refuse the "
+            "most. Use --release paced."
         )
-    return BudgetPlan(units=units, period=period, release=release, others=others, caps=tuple(str(cap) for cap in caps))
+    return plan
 
 
 class Allowance:
@@ -159,6 +165,11 @@ class Allowance:
             else:
                 self.trip_is_over = True
                 self._advance(self.away_s, credited=True)
+
+    @property
+    def evenly(self) -> bool:
+        """Nothing may wait for the round's end: a shorter cap would refuse it there."""
+        return bool(self._plan.shorter)
 
     def tick(self) -> None:
         """Let time pass."""

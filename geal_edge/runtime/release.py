@@ -44,19 +44,21 @@ def fill_of(rule: ReleaseRule, budget: int) -> int:
     return budget // PACED_FILL if rule == "paced" else 0
 
 
-def due(rule: ReleaseRule, *, budget: int, released: int, progress: float) -> int:
+def due(rule: ReleaseRule, *, budget: int, released: int, progress: float, evenly: bool = False) -> int:
     """Units to release now, of a round of which the share `progress` in [0, 1] is over; `immediate` never waits for this.
 
-    The fill is chosen at the end, when the most is known.
+    The fill is chosen at the end, when the most is known; with `evenly` nothing waits for the end.
 
     >>> [due("paced", budget=10, released=2, progress=p) for p in (0.1, 0.4, 1.0)]
     [0, 1, 8]
+    >>> due("paced", budget=10, released=2, progress=0.4, evenly=True)
+    2
     >>> [due("round_end", budget=10, released=0, progress=p) for p in (0.99, 1.0)]
     [0, 10]
     """
     if progress >= 1.0:
         return budget - released
-    paced = math.floor((budget - fill_of(rule, budget)) * progress)
+    paced = math.floor((budget - (0 if evenly else fill_of(rule, budget))) * progress)
     return max(0, paced - released) if rule == "paced" else 0
 
 

@@ -118,12 +118,19 @@ class Rounds:
             return
         if self._allowance is not None and not self._allowance.may_allow(progress):
             return
+        evenly = self._allowance is not None and self._allowance.evenly
         count = due(
-            self._settings.release, budget=self._settings.budget, released=len(self.released), progress=progress
+            self._settings.release,
+            budget=self._settings.budget,
+            released=len(self.released),
+            progress=progress,
+            evenly=evenly,
         )
         state = (self._ladder.next_unit, len(self._ladder.deaths), count)
-        # What lies within the radius in force adds nothing to what is certified: it can wait for something better.
-        if count and state != self._held_back and self._release(count, beyond=self._ladder.radius or 0.0):
+        # What lies within the radius in force adds nothing to what is certified: it can wait for something better, unless there
+        # will be no room for it at the end.
+        beyond = -1.0 if evenly else self._ladder.radius or 0.0
+        if count and state != self._held_back and self._release(count, beyond=beyond):
             self._held_back = state  # the order takes a while to work out: asked again when something has changed
 
     def score(self, clusters: KnowledgeClusters) -> Decision:
