@@ -178,6 +178,17 @@ def test_openvino_runs_the_precision_that_is_asked_for_or_says_that_the_processo
             backend.__enter__()
 
 
+def test_openvino_without_an_intel_gpu_says_what_it_has(tiny_bundle, tmp_path):
+    openvino = pytest.importorskip("openvino", reason="needs OpenVINO: pip install 'geal-edge[openvino]'")
+    backend = open_backend("openvino-gpu", tiny_bundle.graph, cache=tmp_path)
+    if any(device.startswith("GPU") for device in openvino.Core().available_devices):
+        with backend:
+            assert backend.run({"image": np.zeros((1, 160, 160, 3), np.uint8)})["patch_features"].dtype == np.float32
+    else:
+        with pytest.raises(BackendError, match=r"no Intel GPU here \(it has CPU\)"):
+            backend.__enter__()
+
+
 def test_openvino_that_is_not_installed_names_the_command(tiny_bundle, monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(MissingDependency, match=r"pip install 'geal-edge\[openvino\]'"):

@@ -79,7 +79,7 @@ BackendChoice: TypeAlias = Annotated[
     typer.Option(
         "--backend",
         help="Engine: ONNX Runtime on the CPU or, of an NVIDIA GPU, with CUDA or TensorRT; tensorrt: the plan that `geal-edge "
-        "build` made here; OpenVINO in f32, or in bf16 or f16 where the processor can; "
+        "build` made here; OpenVINO in f32, or in bf16 or f16 where the processor can, or in f16 on Intel graphics; "
         "auto: the fastest that `geal-edge verify` has found right on this machine.",
     ),
 ]

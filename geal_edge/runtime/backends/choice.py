@@ -12,13 +12,13 @@ from geal_edge.runtime.backends.tensorrt import TensorRt
 from geal_edge.runtime.parity import Inside
 
 BackendName: TypeAlias = Literal[
-    "ort-cpu", "ort-cuda", "ort-tensorrt", "tensorrt", "openvino", "openvino-bf16", "openvino-f16"
+    "ort-cpu", "ort-cuda", "ort-tensorrt", "tensorrt", "openvino", "openvino-bf16", "openvino-f16", "openvino-gpu"
 ]
 BackendOrAuto: TypeAlias = Literal["auto", BackendName]
 Open: TypeAlias = Callable[[BackendName], Backend]
 """Gives the backend of a name, to be entered."""
 
-INSIDE: dict[BackendName, Inside] = {"openvino-bf16": "bf16", "openvino-f16": "fp16"}
+INSIDE: dict[BackendName, Inside] = {"openvino-bf16": "bf16", "openvino-f16": "fp16", "openvino-gpu": "fp16"}
 """What an engine computes in, where that may be less than what the graph says."""
 
 
@@ -42,3 +42,5 @@ def open_backend(name: BackendName, graph: Path, *, cache: Path, threads: int | 
             return OpenVino(graph, hint="bf16", threads=threads)
         case "openvino-f16":
             return OpenVino(graph, hint="f16", threads=threads)
+        case "openvino-gpu":
+            return OpenVino(graph, hint="f16", device="GPU")

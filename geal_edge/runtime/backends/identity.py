@@ -17,6 +17,7 @@ DISTRIBUTIONS: dict[BackendName, tuple[str, ...]] = {
     "openvino": ("openvino",),
     "openvino-bf16": ("openvino",),
     "openvino-f16": ("openvino",),
+    "openvino-gpu": ("openvino",),
 }
 """Packages of which one must be there."""
 EXTRAS: dict[str, str] = {

@@ -1,4 +1,4 @@
-"""OpenVINO on a CPU: Intel's engine for ONNX graphs, with the numbers inside in float32, bfloat16 or float16."""
+"""OpenVINO on a CPU or Intel's GPU: an engine for ONNX graphs, with the numbers inside in float32, bfloat16 or float16."""
 
 import os
 import sys
@@ -11,48 +11,51 @@ from geal_edge.errors import BackendError, MissingDependency
 from geal_edge.runtime.backends import Arrays, Backend, TensorSpec
 
 Hint: TypeAlias = Literal["f32", "bf16", "f16"]
+Device: TypeAlias = Literal["CPU", "GPU"]
 
 _DTYPES = {"u8": np.uint8, "f32": np.float32, "i32": np.int32, "i64": np.int64}
 _CAPABILITIES = {"bf16": "BF16", "f16": "FP16"}
-_DEVICE = "CPU"
 
 
 class OpenVino(Backend):
-    """OpenVINO's CPU plugin.
+    """OpenVINO's plugin for a device.
 
     graph    an ONNX file
-    hint     what the numbers inside are: "f32" everywhere, "bf16" and "f16" where the processor computes in them
-    threads  worker threads inside one inference; None = one per CPU that this process may use
+    hint     what the numbers inside are: "f32" everywhere, "bf16" and "f16" where the device computes in them
+    device   "CPU", or "GPU": Intel's, the first that there is
+    threads  worker threads inside one inference on a CPU; None = one per CPU that this process may use
     """
 
-    def __init__(self, graph: Path, *, hint: Hint = "f32", threads: int | None = None) -> None:
-        self.name = "openvino" if hint == "f32" else f"openvino-{hint}"
+    def __init__(self, graph: Path, *, hint: Hint = "f32", device: Device = "CPU", threads: int | None = None) -> None:
+        self.name = "openvino-gpu" if device == "GPU" else "openvino" if hint == "f32" else f"openvino-{hint}"
         self._graph = graph
         self._hint = hint
+        self._device = device
         self._threads = threads if threads is not None else len(os.sched_getaffinity(0))
 
     def _start(self) -> None:
         openvino = _openvino()
         core = openvino.Core()
-        able = core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
+        if self._device == "GPU" and not any(name.startswith("GPU") for name in core.available_devices):
+            raise BackendError(
+                f"{self.name}: OpenVINO finds no Intel GPU here (it has {', '.join(core.available_devices)}). Install Intel's "
+                "compute runtime (the package intel-opencl-icd) and put this user into the group render, or choose --backend "
+                "openvino."
+            )
+        able = core.get_property(self._device, "OPTIMIZATION_CAPABILITIES")
         if self._hint != "f32" and _CAPABILITIES[self._hint] not in able:
             # OpenVINO would take the hint and compute in float32.
             raise BackendError(
                 f"{self.name}: this processor does not compute in {self._hint} (it has {', '.join(sorted(able))}). "
                 "Choose --backend openvino, which is f32."
             )
+        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": self._hint, "NUM_STREAMS": 1}
+        if self._device == "CPU":
+            # Pinned threads fight with the other software of a vehicle for their core.
+            settings |= {"INFERENCE_NUM_THREADS": self._threads, "ENABLE_CPU_PINNING": False}
         try:
             model = core.read_model(str(self._graph))
-            compiled = core.compile_model(
-                model,
-                _DEVICE,
-                {
-                    "INFERENCE_PRECISION_HINT": self._hint,
-                    "INFERENCE_NUM_THREADS": self._threads,
-                    "NUM_STREAMS": 1,
-                    "ENABLE_CPU_PINNING": False,  # pinned threads fight with the other software of a vehicle for their core
-                },
-            )
+            compiled = core.compile_model(model, self._device, settings)
         except RuntimeError as error:
             raise BackendError(f"{self._graph}: OpenVINO cannot load this graph ({error}).") from error
         took = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
