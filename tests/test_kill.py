@@ -10,7 +10,7 @@ import time
 from geal_edge.runtime.spoolview import open_view
 from tests.test_cli import slow_folder
 
-ROUNDS = 8
+ROUNDS = 5
 
 
 def run(folder, bundle, spool):
