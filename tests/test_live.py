@@ -415,8 +415,8 @@ def test_a_camera_faster_than_the_encoder_loses_the_older_frames_and_every_frame
     with open_view(tmp_path / "s") as view:
         counts, lost = view.counts()
         assert view.check() == []
-        assert why(view, "live#front@lost-1")["state"] == "lost"
-        assert sum(event["name"] == "frame_lost" for event in view.events()) == 1
+        (first,) = [event["id"] for event in view.events() if event["name"] == "frame_lost"]
+        assert why(view, first)["state"] == "lost"
     assert counts["seen"] == 30
     assert set(lost) == {"queue_full"}
     assert lost["queue_full"] == seen[-1] > 0

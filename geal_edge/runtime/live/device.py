@@ -60,6 +60,8 @@ class OpenCvCamera:
     def _open(self) -> Any:
         backend = getattr(self._cv2, self._backend)
         if self._backend == "CAP_FFMPEG":
+            # Otherwise some of OpenCV's builds ask for UDP, which not every camera gives and networks lose.
+            os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", "rtsp_transport;tcp")
             properties = (self._cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, self._cv2.CAP_PROP_READ_TIMEOUT_MSEC)
             timeouts = [number for name in properties for number in (name, TIMEOUT_MS)]
             capture = self._cv2.VideoCapture(self._address, backend, timeouts)
