@@ -28,7 +28,7 @@ from geal_edge.runtime.compare.pools import (
     read_stored_pool,
     store_features,
 )
-from geal_edge.runtime.compare.simulate import powered_seconds, released
+from geal_edge.runtime.compare.simulate import released, round_seconds
 from geal_edge.runtime.compare.strategies import RECIPE, STRATEGIES, named, order_of
 from geal_edge.runtime.compare.sweep import variants
 from geal_edge.runtime.compare.table import as_dict, in_what, sentences, tables
@@ -115,12 +115,12 @@ def test_time_between_two_sources_is_not_driven_and_a_frame_without_a_time_is_a_
     clusters = random_stream(0, 6)
     film = pool_frames(clusters[:3], "film", 500_000_000)
     later = [replace(f, capture_time_ns=10**18 + (f.capture_time_ns or 0)) for f in pool_frames(clusters[3:], "later")]
-    seconds, length_s = powered_seconds(film + later)
+    seconds, length_s = round_seconds(film + later)
     assert [*seconds, length_s] == pytest.approx([0.0, 0.5, 1.0, 1.5, 1.7, 1.9, 2.1])
     pictures = [replace(frame, capture_time_ns=None) for frame in film]
-    assert powered_seconds(pictures) == ([0.0, 1.0, 2.0], 3.0)
+    assert round_seconds(pictures) == ([0.0, 1.0, 2.0], 3.0)
     late = [film[0], replace(film[1], capture_time_ns=-1), film[2]]
-    assert powered_seconds(late)[0] == [0.0, 0.0, 1.0]
+    assert round_seconds(late)[0] == [0.0, 0.0, 1.0]
 
 
 def test_drives_are_joined_by_capture_time_where_all_of_them_have_times_of_day():

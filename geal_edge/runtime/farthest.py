@@ -81,7 +81,7 @@ class Bounds:
         self._counting = Lock()
         # Blocks of rows share nothing, and products and compiled loops let go of the lock. Threads of BLAS itself would wait
         # for each other, and do badly beside other software.
-        self._workers = ThreadPoolExecutor(os.cpu_count())
+        self._workers = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
         # A centre with half its squared length behind it, and a row with -1: one product gives x.y - |y|^2 / 2.
         self._centres: Float32 = np.empty((capacity, dim + 1), np.float32)
         self._centre_squares = np.empty(capacity)

@@ -79,7 +79,12 @@ class _Timex(ctypes.Structure):
     _fields_ = (("modes", ctypes.c_uint), ("rest", ctypes.c_long * 64))
 
 
+@cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None)
+
+
 def _synchronised() -> bool:
     """Whether the kernel's clock is disciplined; asks, and sets nothing."""
-    state: int = ctypes.CDLL(None).adjtimex(ctypes.byref(_Timex()))
+    state: int = _libc().adjtimex(ctypes.byref(_Timex()))
     return state not in (-1, _NOT_SYNCHRONISED)

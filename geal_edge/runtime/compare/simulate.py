@@ -62,7 +62,7 @@ def released(
     return [index_of[unit] for unit in store.released]
 
 
-def powered_seconds(frames: Sequence[PoolFrame]) -> tuple[list[float], float]:
+def round_seconds(frames: Sequence[PoolFrame]) -> tuple[list[float], float]:
     """When each frame was seen, and when the round ends, in seconds since the first frame.
 
     Within a source time is capture time (a stamp that goes back counts as the one before it); between two sources none passes

@@ -6,7 +6,7 @@ from typing import Any
 
 from geal_edge.config import PRESETS, ClusterConfig, Downsampling, SelectionConfig
 from geal_edge.errors import UsageError
-from geal_edge.runtime.compare.simulate import powered_seconds, released
+from geal_edge.runtime.compare.simulate import released, round_seconds
 from geal_edge.runtime.observer import Silent
 from geal_edge.runtime.pool import Pool, choose
 from geal_edge.runtime.release import ReleaseRule
@@ -104,7 +104,7 @@ def order_of(strategy: Strategy, pool: Pool, budget: int, seed: int, stop: Stop)
     Raises Interrupted for a stream once `stop` is asked; other orders end early.
     """
     if strategy.release is not None:
-        seconds, length_s = powered_seconds(pool.frames)
+        seconds, length_s = round_seconds(pool.frames)
         clusters = [frame.clusters for frame in pool.frames]
         return released(clusters, budget, strategy.release, seconds=seconds, length_s=length_s, stop=stop)
     return [pick.unit for pick in choose(pool, strategy.config, budget, seed=seed, watch=Silent(), stop=stop)]

@@ -1,6 +1,7 @@
 """Boxes: PASCAL VOC's XML, COCO's JSON and YOLO's text, each box as a class and the share of the frame that it takes."""
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -21,15 +22,16 @@ class Box:
     area: float
 
 
-class BoxFiles:
+class BoxFiles(ABC):
     """What the three formats have in common. `named`: the classes, where the format names them apart from the boxes."""
 
     def __init__(self, names: Sequence[str], named: Sequence[str]) -> None:
         self.names = names
         self._named = tuple(named)
 
+    @abstractmethod
     def boxes(self, name: str) -> list[Box]:
-        raise NotImplementedError
+        """Those of one frame, by its name in `names`."""
 
     def read(self, names: Sequence[str], grid: Grid | None) -> tuple[tuple[str, ...], list[FrameLabels]]:
         """Raises UsageError where a file cannot be read. Boxes say nothing of single patches, whatever the grid."""

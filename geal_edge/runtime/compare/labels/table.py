@@ -1,10 +1,10 @@
 """What labels say of every strategy at every budget, for machines and as plain text."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
+from geal_edge.runtime.compare.cover import Spread, spread
 
 COLUMNS = {
     "labelled": "labelled",
@@ -78,7 +78,8 @@ def summary(results: Sequence[LabelResult]) -> dict[str, dict[str, dict[str, dic
             columns.setdefault(name, []).append(value)
     return {
         strategy: {
-            budget: {name: _spread(column) for name, column in columns.items()} for budget, columns in by_budget.items()
+            budget: {name: _rounded(spread(column)) for name, column in columns.items()}
+            for budget, columns in by_budget.items()
         }
         for strategy, by_budget in values.items()
     }
@@ -105,12 +106,11 @@ def text_of(results: Sequence[LabelResult]) -> str:
     return "\n".join(lines)
 
 
-def _spread(values: list[float]) -> dict[str, float]:
-    low, median, high = (round(float(value), 6) for value in np.percentile(values, [10, 50, 90]))
-    return {"median": median, "p10": low, "p90": high}
+def _rounded(over: Spread) -> dict[str, float]:
+    return {name: round(value, 6) for name, value in asdict(over).items()}
 
 
-def _words(name: str, spread: dict[str, float]) -> str:
+def _words(name: str, over: dict[str, float]) -> str:
     form = "{:.3f}" if name in _SHARES else "{:g}"
-    median, low, high = (form.format(spread[key]) for key in ("median", "p10", "p90"))
+    median, low, high = (form.format(over[key]) for key in ("median", "p10", "p90"))
     return median if low == high else f"{median} ({low} to {high})"
