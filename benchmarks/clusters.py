@@ -66,8 +66,9 @@ def measure(frames: list[Distilled], bundle: Bundle) -> tuple[dict[str, dict[str
     clustered = [frame for frame in frames if len(frame.tokens) > k]
     for frame in clustered:
         tokens = frame.tokens.astype(np.float64)
-        start = farthest_first(tokens, k, "euclidean", first=int(frame.attention.argmax()))
-        centres, _ = lloyd(tokens, tokens[start], "euclidean", recipe.kmeans_steps)
+        products = tokens @ tokens.T
+        start = farthest_first(products, k, "euclidean", first=int(frame.attention.argmax()))
+        centres, _ = lloyd(tokens, products, start, "euclidean", recipe.kmeans_steps)
         best = KMeans(k, n_init=10, random_state=0).fit(tokens).inertia_
         ratios.append(float(((tokens[:, None] - centres) ** 2).sum(-1).min(1).sum() / best))
         ours, theirs = timed(

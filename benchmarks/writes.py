@@ -3,10 +3,10 @@
     python -m benchmarks.writes --bundle BUNDLE [SOURCE...] [--budget 50] [--fps 5] [--json]
 
 A commit is a decision's, or a flush of counters and cursor: those are told as the drive's own rate would have them, one every
-FLUSH_S seconds, since this runs at the machine's. Bytes are what the kernel counts for this process (write_bytes in
-/proc/self/io: whole pages that go to the device, SQLite's log included); syncs are those of durable.py plus one for each commit,
-as SQLite's WAL does with synchronous=FULL. The spool must lie on a real disk for the bytes to count: it is made in the current
-folder.
+FLUSH_S seconds at most (a decision's commit stores them too), since this runs at the machine's. Bytes are what the kernel counts
+for this process (write_bytes in /proc/self/io: whole pages that go to the device, SQLite's log included); syncs are those of
+durable.py plus one for each commit, as SQLite's WAL does with synchronous=FULL. The spool must lie on a real disk for the bytes
+to count: it is made in the current folder.
 """
 
 import argparse
@@ -49,6 +49,7 @@ def main() -> None:
     rows = {
         f"first {early} frames": meter.rates(0, early, flushes),
         "after them": meter.rates(early, None, flushes),
+        "second half": meter.rates(len(meter.readings) // 2, None, flushes),
     }
     facts = {"frames": len(meter.readings) - 1, "early": f"{EARLY_S:g} s", "budget": options.budget}
     show("writes: commits per seen frame; the others per 1,000 frames", rows, facts, as_json=options.json)

@@ -25,7 +25,8 @@ struct Header {  // little-endian, 56 bytes
     uint32_t kind = 1;             // 0 an image file, 1 pixels, 2 the trip is over
     int64_t capture_time_ns = 0;   // 0: when it arrives
     uint64_t size = 0;             // bytes that follow
-    uint32_t width = 0, height = 0, step = 0, reserved = 0;
+    uint32_t width = 0, height = 0, step = 0;
+    uint32_t metadata_size = 0;    // bytes of a JSON object behind the picture; 0: none
     char encoding[16] = {};        // as in ROS: rgb8, bgr8, mono8, nv12, uyvy, ...
 };
 #pragma pack(pop)

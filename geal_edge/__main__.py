@@ -1,5 +1,5 @@
 """`python -m geal_edge` is `geal-edge`."""
 
-from geal_edge.cli.app import main
+from geal_edge.cli.start import main
 
 main()

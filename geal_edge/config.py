@@ -1,7 +1,10 @@
 """What the user can choose, as frozen values. Defaults stand here and nowhere else."""
 
+import ipaddress
 import math
-from dataclasses import asdict, dataclass
+import re
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
 from geal_edge.errors import UsageError
@@ -19,6 +22,8 @@ Sampling: TypeAlias = Literal["farthest", "probability"]
 Reduction: TypeAlias = Literal["max", "mean"]
 GuardKind: TypeAlias = Literal["pixels", "all"]
 Precision: TypeAlias = Literal["fp32", "fp16", "int8", "int8-dynamic"]
+PrivacyMoment: TypeAlias = Literal["append", "upload"]
+Position: TypeAlias = Literal["keep", "coarsen", "strip"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -114,6 +119,240 @@ class SelectionConfig:
             raise UsageError(
                 f"strategy = {self.strategy!r}: takes no metric, sampling or reduction; those belong to 'geal'"
             )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateConfig:
+    """Which frames the encoder is not asked about, beside broken ones (`GuardKind`).
+
+    min_interval_s  seconds of capture time between two frames of a camera that are looked at; 0: no such gate
+    standing_still  hold back what shows the same view as the last frame that was looked at
+    only_if         conditions on a frame's metadata (runtime/conditions.py): all must hold
+    inhibit         the same: none may hold
+    """
+
+    min_interval_s: float = 0.0
+    standing_still: bool = False
+    only_if: tuple[str, ...] = ()
+    inhibit: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        require_number("min_interval_s", self.min_interval_s, "a number of seconds, 0 or more", at_least=0.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContextConfig:
+    """What goes with a selected unit of a live source: frames before and after it that nobody judged. Off by default.
+
+    before_s, after_s  seconds of capture time
+    rate_hz            frames of each camera per second in between
+    """
+
+    before_s: float = 0.0
+    after_s: float = 0.0
+    rate_hz: float = 2.0
+
+    def __post_init__(self) -> None:
+        for name in ("before_s", "after_s"):
+            require_number(name, getattr(self, name), "a number of seconds from 0 to 60", at_least=0.0, at_most=60.0)
+        require_number("rate_hz", self.rate_hz, "a number above 0 and at most 60", above=0.0, at_most=60.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitConfig:
+    """What `run` may take from the machine that others use as well. None: no limit.
+
+    cpu_percent        of one core, over time, as 150: a core and a half
+    threads            of the encoder
+    nice               0 to 19; higher steps back further
+    max_rss_bytes      memory in use
+    max_temperature_c  of the hottest zone that the system tells of
+    """
+
+    cpu_percent: float | None = None
+    threads: int | None = None
+    nice: int | None = None
+    max_rss_bytes: int | None = None
+    max_temperature_c: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, words, bounds in (
+            ("cpu_percent", "percent of one core, above 0", {"above": 0.0}),
+            ("threads", "a number of threads, 1 or more", {"at_least": 1}),
+            ("nice", "a whole number from 0 to 19", {"at_least": 0, "at_most": 19}),
+            ("max_rss_bytes", "a number of bytes, 100 MB or more", {"at_least": 100_000_000}),
+            ("max_temperature_c", "degrees Celsius from 30 to 120", {"at_least": 30.0, "at_most": 120.0}),
+        ):
+            if getattr(self, name) is not None:
+                require_number(name, getattr(self, name), words, **bounds)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskConfig:
+    """What a spool may take of its disk, and for how long. None: no limit.
+
+    max_bytes       of all files under the spool: the quota, which is not the budget
+    min_free_bytes  that its file system keeps for others
+    max_age_days    after so many days frames that were not sent are deleted, selected or not
+    """
+
+    max_bytes: int | None = None
+    min_free_bytes: int = 200_000_000
+    max_age_days: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_bytes is not None:
+            require_number("max_bytes", self.max_bytes, "a number of bytes, 1 MB or more", at_least=1_000_000)
+        require_number("min_free_bytes", self.min_free_bytes, "a number of bytes, 0 or more", at_least=0)
+        if self.max_age_days is not None:
+            require_number("max_age_days", self.max_age_days, "a number of days above 0", above=0.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VehicleConfig:
+    """Who this vehicle is, in all that it sends and tells.
+
+    id  ASCII letters, digits and `._-`; without it the name of this machine
+    """
+
+    id: str | None = None
+
+    def __post_init__(self) -> None:
+        _require_name("id", self.id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UploadConfig:
+    """Where released frames are sent, and when (docs/upload.md).
+
+    to               URL of the far side, or a folder
+    prefix           what every key begins with; may be empty
+    vehicle          who sends, as of VehicleConfig.id; None: as the spool says
+    windows          times of the day at which something may be sent, as "22:00-06:00" of the local clock; none: always
+    metered          whether a link costs by the byte: "auto" (NetworkManager's flag where it is there), "yes", "no", or a
+                     command with its arguments that ends with 0 where it does
+    max_bytes_per_s  on average; None: no limit
+    inside           `run --config` starts the uploader itself, as a process of its own: where no service manager does
+    """
+
+    to: str = field(metadata={"example": "s3://bucket/fleet"})
+    prefix: str = ""
+    vehicle: str | None = None
+    windows: tuple[str, ...] = ()
+    metered: str | tuple[str, ...] = "auto"
+    max_bytes_per_s: int | None = None
+    inside: bool = False
+
+    def __post_init__(self) -> None:
+        _require_name("vehicle", self.vehicle)
+        if self.prefix and not all(_NAME.fullmatch(part) for part in self.prefix.split("/")):
+            raise UsageError(f"prefix = {self.prefix!r}: must be names of letters, digits and ._- with / between them")
+        for window in self.windows:
+            if not _WINDOW.fullmatch(window):
+                raise UsageError(f"windows = {window!r}: must be two times of the day, as 22:00-06:00")
+        if isinstance(self.metered, str) and self.metered not in ("auto", "yes", "no"):
+            raise UsageError(f"metered = {self.metered!r}: must be auto, yes, no, or a command as a list of words")
+        if self.metered == ():
+            raise UsageError("metered = []: a command has one word at least")
+        if self.max_bytes_per_s is not None:
+            require_number("max_bytes_per_s", self.max_bytes_per_s, "a number of bytes, 1000 or more", at_least=1000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrivacyConfig:
+    """What happens to pictures before they are stored, or before they leave the vehicle (docs/privacy.md).
+
+    command    program with its arguments: gets the bytes of an image file on stdin, and writes those of one of the same format
+               and size on stdout, as one that blurs faces does
+    python     instead of it, a function as package.module:function: gets uint8 [H, W, 3] RGB, and returns the same shape and type
+    timeout_s  seconds for one picture; of a hook that takes longer the picture is not taken
+    when       append: before anything is stored; upload: before anything leaves, and the spool has the originals until then
+    position   where a picture was taken, in EXIF and in metadata: keep, coarsen (to 0.01 degrees), or strip
+    """
+
+    command: tuple[str, ...] | None = None
+    python: str | None = None
+    timeout_s: float = 10.0
+    when: PrivacyMoment = "append"
+    position: Position = "keep"
+
+    def __post_init__(self) -> None:
+        if self.command is not None and not (self.command and all(self.command)):
+            raise UsageError("command = []: must be a program with its arguments, each a text that is not empty")
+        if self.python is not None and not _FUNCTION.fullmatch(self.python):
+            raise UsageError(f"python = {self.python}: must name a function, as package.module:function")
+        if self.command is not None and self.python is not None:
+            raise UsageError("has a command and a python function: one hook is taken, so leave one of them out")
+        require_number(
+            "timeout_s", self.timeout_s, "a number of seconds above 0, at most 600", above=0.0, at_most=600.0
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricsConfig:
+    """What Prometheus can see of the service (docs/metrics.md). Nothing, unless it is asked for.
+
+    listen    address and port of its endpoint, as "127.0.0.1:9464"; a port alone is one of this machine alone
+    textfile  a file for node_exporter's textfile collector, as /var/lib/node_exporter/geal-edge.prom
+    every_s   seconds from one such file to the next
+    """
+
+    listen: str | int | None = None
+    textfile: Path | None = None
+    every_s: float = 15.0
+
+    def __post_init__(self) -> None:
+        require_number("every_s", self.every_s, "a number of seconds from 1 to 3600", at_least=1.0, at_most=3600.0)
+        if self.listen is not None:
+            self.address()
+        if self.textfile is not None and self.textfile.suffix != ".prom":
+            raise UsageError(f"textfile = {self.textfile}: must end in .prom, or the collector does not read it")
+
+    def address(self) -> tuple[str, int]:
+        """(IP address, port) of `listen`. Raises UsageError.
+
+        >>> MetricsConfig(listen=9464).address(), MetricsConfig(listen="[::1]:9464").address()
+        (('127.0.0.1', 9464), ('::1', 9464))
+        """
+        host, colon, port = str(self.listen).rpartition(":")
+        if not colon:
+            host = "127.0.0.1"
+        if host.startswith("[") and host.endswith("]"):
+            host = host[1:-1]
+        try:
+            ipaddress.ip_address(host)
+            number = int(port) if port.isascii() and port.isdecimal() else 0
+            if not 1 <= number <= 65535:
+                raise ValueError
+        except ValueError:
+            words = "must be a port from 1 to 65535, or an IP address of this machine and a port, as 127.0.0.1:9464"
+            raise UsageError(f"listen = {self.listen}: {words}") from None
+        return host, number
+
+
+_FUNCTION = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+_WINDOW = re.compile(r"([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d")
+
+
+def _require_name(name: str, value: str | None) -> None:
+    """Raise UsageError for what cannot be a part of a key."""
+    if value is not None and not _NAME.fullmatch(value):
+        raise UsageError(f"{name} = {value!r}: must be ASCII letters, digits and ._- alone, as in car-17")
+
+
+def require_number(
+    name: str,
+    value: float,
+    words: str,
+    *,
+    at_least: float = -math.inf,
+    above: float = -math.inf,
+    at_most: float = math.inf,
+) -> None:
+    """Raise UsageError for a value that is not `words`."""
+    if not (at_least <= value <= at_most and value > above and math.isfinite(value)):
+        raise UsageError(f"{name} = {value}: must be {words}")
 
 
 PRESETS: dict[str, ClusterConfig] = {

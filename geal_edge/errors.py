@@ -21,8 +21,14 @@
     |  |- SpoolMismatch                 15   ... because it was filled with another budget, or from other settings
     |  |- SpoolDamaged                  16   ... because what is on disk contradicts itself
     |- FeatureSpaceMismatch             17   clusters of two feature spaces would be compared
-    |- StorageError                     18   the disk refused a write: full, read-only, failing
+    |- PrivacyError                     25   pictures would leave a spool without the hook that they are to pass
+    |- StorageError                     18   the disk refused a write: read-only, failing
+    |  |- DiskFull                      24   ... because it is full
+    |- LimitExceeded                    26   `run` had more memory than it may for long, whatever it gave up: it is paused
+    |- UploadError                      29   the far side did not take something, and trying again at once will not help
+    |  |- UploadUnfinished              30   never raised: how `upload --once` ends where released frames are left
     |- MachineNotReady                  23   never raised: how `doctor` ends where something is broken
+    |- ConfigError                      27   a configuration has faults; the message names all of them
 
 `Interrupted` (130, Ctrl-C or SIGTERM) is not an error of ours or the user's: the work done so far is safe on disk.
 A message says what, where, what was expected, and what to do. Lower libraries' exceptions become one of these at one
@@ -164,16 +170,61 @@ class FeatureSpaceMismatch(GealEdgeError):
     exit_code = 17
 
 
+class PrivacyError(GealEdgeError):
+    """Pictures of a spool are to pass a hook before they leave it, and nobody has said how it is run."""
+
+    exit_code = 25
+
+
 class StorageError(GealEdgeError):
-    """The disk refused a write: full, read-only, failing. A bad disk stops the service; nothing acknowledged is lost."""
+    """The disk refused a write: read-only, failing. A bad disk stops the service; nothing acknowledged is lost."""
 
     exit_code = 18
+
+
+class DiskFull(StorageError):
+    """The disk is full, or what this user may have of it is used up."""
+
+    exit_code = 24
+
+
+class LimitExceeded(GealEdgeError):
+    """A limit that was set for this process was exceeded for long, and lowering the rate did not help. The run is paused."""
+
+    exit_code = 26
+
+
+class UploadError(GealEdgeError):
+    """The far side did not take something.
+
+    outcome  `retry`: later, all of it; `set_aside`: go on without this unit; `stop`: a person must change something
+    reason   a short, stable key: `timeout`, `unreachable`, `forbidden`, ... (docs/upload.md)
+    """
+
+    exit_code = 29
+
+    def __init__(self, outcome: str, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.outcome = outcome
+        self.reason = reason
+
+
+class UploadUnfinished(UploadError):
+    """Released frames are still here; what was said before tells why."""
+
+    exit_code = 30
 
 
 class MachineNotReady(GealEdgeError):
     """Something that geal-edge needs is broken on this machine; `doctor` has said what."""
 
     exit_code = 23
+
+
+class ConfigError(GealEdgeError):
+    """A configuration has faults; the message names every one, with its place, its value and what is allowed."""
+
+    exit_code = 27
 
 
 class Interrupted(GealEdgeError):

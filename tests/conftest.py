@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from geal_edge.cli.app import main
+from geal_edge.cli.start import main
 from geal_edge.export.exporter import ExportOptions, export_bundle
 from geal_edge.models.bundle import Bundle
 from geal_edge.runtime.backends.ort import OrtCpu
@@ -29,6 +29,7 @@ def shared() -> Path:
 def state_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What commands find out about this machine stays in the test's own folder."""
     monkeypatch.setenv("GEAL_EDGE_STATE", str(tmp_path / "state"))
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)  # nor do runs leave a pulse where this login has its own
     return tmp_path / "state"
 
 

@@ -96,6 +96,7 @@ class DyingDisk:
 def dying_disk(monkeypatch, at: int | None = None) -> Iterator[DyingDisk]:
     """Within: every operation of `durable` and of the spool's database counts, and number `at` kills."""
     import geal_edge.runtime.durable as durable
+    import geal_edge.runtime.outbox as outbox
     import geal_edge.runtime.spool as spool
     import geal_edge.runtime.spooldb as spooldb
 
@@ -143,6 +144,7 @@ def dying_disk(monkeypatch, at: int | None = None) -> Iterator[DyingDisk]:
     with monkeypatch.context() as patch:
         patch.setattr(durable, "os", CountedOs())
         patch.setattr(spool, "connection", connection)
+        patch.setattr(outbox, "connection", connection)
         yield disk
 
 
@@ -190,8 +192,8 @@ class StopAfter(Stop):
         super().__init__()
         self.left = n
 
-    def between(self, items: Iterable[T]) -> Generator[T, None, None]:
-        for item in super().between(items):
+    def between(self, items: Iterable[T], *, at_once: bool = True) -> Generator[T, None, None]:
+        for item in super().between(items, at_once=at_once):
             self.left -= 1
             if self.left == 0:
                 self.ask()

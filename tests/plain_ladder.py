@@ -98,6 +98,23 @@ class PlainLadder:
             self.next_unit += 1
         return number, novelty, [unit for unit in before if unit not in self.retained]
 
+    def press(self, needed: int, own: int, sizes: dict[int, int], clusters: KnowledgeClusters) -> bool:
+        """The pressure rule after `see`, asked anew for every level. Whether it fits in the end; else all is as it was."""
+        levels = {level: list(members) for level, members in self.levels.items()}
+        before, number, natural = self.retained, self.next_unit, list(self.natural)
+        self.see(clusters)
+        while True:
+            retained = self.retained
+            freed = sum(sizes[unit] for unit in before if unit not in retained)
+            if freed + (0 if number in retained else own) >= needed:
+                if number not in retained:
+                    self.next_unit = number  # not retained after all: the number is the next one's
+                return True
+            if len([level for level in self.levels if level < TOP]) <= 1:
+                self.levels, self.next_unit, self.natural = levels, number, natural
+                return False
+            del self.levels[min(self.levels)]
+
     def release(self, units: list[int]) -> None:
         for unit in units:
             self.released.append((unit, [level for level, members in self.levels.items() if unit in members]))

@@ -1,6 +1,7 @@
 """Recorded ROS data: containers, messages, pixels. The tests write their recordings; the last ones read the shared bags."""
 
 import base64
+import bz2
 import json
 import re
 import shutil
@@ -14,10 +15,10 @@ import numpy as np
 import pytest
 from mcap.writer import CompressionType
 
-from geal_edge.cli.app import main
+from geal_edge.cli.start import main
 from geal_edge.errors import FrameError, MissingDependency, SourceClash, SourceError, UsageError
 from geal_edge.runtime.frame import Frame, LostFrame
-from geal_edge.runtime.sources import open_source, pixels
+from geal_edge.runtime.sources import bagfile, open_source, pixels
 from geal_edge.runtime.sources.bagfile import Place
 from geal_edge.runtime.sources.bags import BagSource
 from geal_edge.runtime.sources.mcapfile import McapFile
@@ -703,3 +704,22 @@ def test_a_shared_recording_that_is_cut_gives_the_beginning_of_the_whole(name, s
     assert {item.id for item in usable} < whole
     assert len(usable) >= int(len(whole) * share) - 6
     assert len(items) - len(usable) <= 1
+
+
+@pytest.mark.parametrize("compression", ["zstd", "lz4", "bz2"])
+def test_a_chunk_that_unpacks_to_more_than_any_chunk_has_is_cut_there_whatever_it_says(compression, monkeypatch):
+    import lz4.frame
+    import zstandard
+
+    monkeypatch.setattr(bagfile, "_MOST_BYTES", 10_000_000)
+    packed = {"zstd": zstandard.compress, "lz4": lz4.frame.compress, "bz2": bz2.compress}[compression](
+        bytes(300_000_000)
+    )
+    tracemalloc.start()
+    try:
+        chunk = bagfile.decompress(compression, packed, size=10**12, cut=False)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (len(chunk.data), chunk.why) == (10_000_000, "undecodable")
+    assert peak < 50_000_000  # of what a small piece unpacks to, too, only so much at a time

@@ -9,16 +9,18 @@ import pytest
 from typer.testing import CliRunner
 
 from geal_edge.cli.app import app
-from geal_edge.errors import Interrupted, SourceError
+from geal_edge.errors import Interrupted, SourceError, UsageError
+from geal_edge.runtime import bench as benching
 from geal_edge.runtime.backends.ort import OrtCpu
 from geal_edge.runtime.bench import SCHEMA, Bench, Point, bench
 from geal_edge.runtime.bench.plot import svg
-from geal_edge.runtime.bench.sensors import Reading, Sensors, energy_j
-from geal_edge.runtime.bench.stages import STAGES, WARM_UP, measure_stages, pipeline_pace
+from geal_edge.runtime.bench.stages import WARM_UP, measure_stages, pipeline_pace
 from geal_edge.runtime.bench.told import UNTOLD, last_line, lines
+from geal_edge.runtime.clocks import STAGES
 from geal_edge.runtime.encoder import Encoder
 from geal_edge.runtime.frame import LostFrame
 from geal_edge.runtime.observer import Silent
+from geal_edge.runtime.sensors import Reading, Sensors, energy_j
 from geal_edge.runtime.sources import open_source
 from geal_edge.runtime.spoolview import open_view
 from geal_edge.runtime.stopping import Stop
@@ -52,6 +54,27 @@ def test_every_stage_and_every_batch_has_its_numbers(found):
     assert found.syncs >= found.commits
 
 
+def test_the_peak_is_of_what_a_run_does_and_not_of_the_batches(tiny_bundle, tmp_path, monkeypatch):
+    """A batch of eight takes more than all else, and no vehicle makes one."""
+    made: list[int] = []
+
+    def batches(encoder, costs):
+        made.append(8)
+        return {8: 1.0}
+
+    monkeypatch.setattr(benching, "_batches", batches)
+    monkeypatch.setattr(benching, "_peak_mb", lambda: 425.0 if made else 301.0)
+    with Encoder(tiny_bundle, OrtCpu(tiny_bundle.graph, threads=1)) as encoder:
+        found = bench(
+            encoder,
+            open_source("drawn:0:16"),
+            frames=4,
+            sensors=Sensors(tmp_path, nvml="no-such-library.so"),
+            watch=Silent(),
+        )
+    assert (made, found.peak_memory_mb) == ([8], 301.0)
+
+
 def test_what_the_system_does_not_tell_is_said_so_and_is_no_zero(found):
     text = "\n".join(lines(found))
     assert found.energy_j == {}
@@ -62,11 +85,13 @@ def test_what_the_system_does_not_tell_is_said_so_and_is_no_zero(found):
     assert last_line(replace(found, peak_memory_mb=None)).endswith(UNTOLD)
 
 
-def test_the_last_line_says_what_an_integrator_wants_at_the_rate_of_the_source(found):
-    of_gpu = replace(found, cpu_ms=20.0, gpu_ms=3.0, peak_memory_mb=412.4, source_frames_per_s=10.0)
-    assert last_line(of_gpu) == "at 10 frames a second: 20 % of one core, 3.0 ms GPU per frame, 412 MB"
-    assert last_line(replace(of_gpu, gpu_ms=None, source_frames_per_s=None)).startswith(
-        "at 1 frames a second: 2 % of one core, no GPU"
+def test_the_last_line_says_what_an_integrator_wants_at_the_rate_of_a_live_source(found):
+    of_gpu = replace(found, cpu_ms=20.0, gpu_ms=3.0, peak_memory_mb=412.4, pipeline_frames_per_s=[9.0, 10.0, 11.0])
+    assert (
+        last_line(of_gpu) == "at 2 frames a second, as of a live source: 4 % of one core, 3.0 ms GPU per frame, 412 MB"
+    )
+    assert last_line(replace(of_gpu, gpu_ms=None, pipeline_frames_per_s=[0.5])).startswith(
+        "at 0.5 frames a second, all that it makes: 1 % of one core, no GPU"
     )
     assert list(lines(found))[-1] == last_line(found)
 
@@ -160,3 +185,9 @@ def test_the_command_prints_the_table_and_draws(tiny_bundle, tmp_path):
     assert "ms a frame" in result.output
     assert "% of one core" in result.output.splitlines()[-1]
     ET.parse(plot)
+
+
+def test_a_live_source_is_refused_as_what_it_is(tiny_bundle):
+    result = CliRunner().invoke(app, ["bench", str(tiny_bundle.path), "--source", "rtsp://127.0.0.1:1/stream"])
+    assert isinstance(result.exception, UsageError)
+    assert "is a live source" in str(result.exception)

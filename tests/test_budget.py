@@ -148,6 +148,57 @@ def test_time_off_counts_once_however_often_a_run_ends_before_its_first_frame(tm
         assert view.status()["budget"][1]["spent"] == 0  # and the trip before is over for its cap
 
 
+def test_a_clock_that_is_set_a_while_after_the_start_counts_the_time_off_all_the_same(tmp_path):
+    trips = Trips(tmp_path / "s", plan_of("3/day", release="round_end"), every_s=600.0)
+    for _ in range(5):
+        trips.drive(HOUR)
+        trips.vehicle.off(23 * HOUR)
+        trips.vehicle.synchronised = False
+        trips.drive(600.0)
+        trips.vehicle.synchronised = True
+    trips.drive(HOUR)
+    assert trips.released == 15  # those of the day that is open are not released yet
+
+
+def test_time_off_that_is_known_later_counts_once_for_every_cap_however_often_a_run_ends_before(tmp_path):
+    trips = Trips(tmp_path / "s", plan_of("50/day", "9/hour"))
+    trips.drive(HOUR / 2)
+    trips.vehicle.off(4 * HOUR)
+    trips.vehicle.synchronised = False
+    for _ in range(3):
+        trips.drive(60.0)
+    with open_view(tmp_path / "s") as view:
+        assert view.elapsed_s == HOUR / 2 + 20.0 + 180.0
+    trips.vehicle.synchronised = True
+    for _ in range(3):
+        trips.drive(60.0)
+    with open_view(tmp_path / "s") as view:
+        assert view.elapsed_s == pytest.approx(4.5 * HOUR + 360.0)
+        day, hour = view.status()["budget"]
+        assert day["spent"] == 9  # of 50, after 4.6 hours
+        assert hour["spent"] == 8
+        assert hour["refills_in_s"] == pytest.approx(HOUR - 120.0)  # it began anew when the time off was known
+
+
+@pytest.mark.parametrize("why", ["the clock went back", "switched off again before"])
+def test_time_off_that_no_clock_can_tell_afterwards_counts_for_nothing(tmp_path, why):
+    trips = Trips(tmp_path / "s", plan_of("50/day"))
+    trips.drive(HOUR)
+    trips.vehicle.off(4 * HOUR)
+    trips.vehicle.synchronised = False
+    trips.drive(600.0)
+    if why == "the clock went back":
+        trips.vehicle.wall_s -= YEAR
+    else:
+        trips.vehicle.off(4 * HOUR)
+        trips.drive(600.0)
+    trips.vehicle.synchronised = True
+    trips.drive(600.0)
+    with open_view(tmp_path / "s") as view:
+        powered_s = HOUR + 1220.0 + (620.0 if why == "switched off again before" else 0.0)
+        assert view.elapsed_s == pytest.approx(powered_s)
+
+
 def test_time_off_is_not_credited_where_the_clock_was_not_synchronised_before_it_or_went_back():
     off = Moment(boot_id="a", powered_s=HOUR, wall_ns=10**18, synchronised=True)
     on = Moment(boot_id="b", powered_s=30.0, wall_ns=10**18 + int(DAY * 1e9), synchronised=True)
@@ -296,3 +347,29 @@ def test_this_machine_knows_what_time_it_is():
     before, after = moment(), moment()
     assert before.boot_id == after.boot_id
     assert passed_s(before, after) >= 0.0
+
+
+@pytest.mark.parametrize("release", ["paced", "round_end"])
+def test_a_unit_larger_than_a_byte_cap_is_passed_over_and_holds_nothing_up_behind_it(tmp_path, release):
+    plan, vehicle = plan_of("6/hour", "5000B/hour", release=release), Vehicle()
+    chosen = settings(budget=plan.units, release=plan.release, length_s=plan.length_s, caps=plan.caps)
+    stream = iter(random_stream(1, 60, dim=12))
+    with Spool(tmp_path / "s", chosen, monotonic=Clock()) as spool:
+        spool.begin_source(MemorySource())
+        rounds = Rounds(spool, lambda: vehicle().powered_s, Allowance(plan, vehicle, spool.budget))
+        for number in range(60):
+            vehicle.drive(65.0)
+            rounds.tick()
+            clusters = next(stream)
+            decision = rounds.score(clusters)
+            size = 5001 if number % 2 == 0 else 1000
+            rounds.learn(spool.append(judged(frame(number, encoded=b"x" * size), clusters), decision))
+    with open_view(tmp_path / "s") as view:
+        counts, lost = view.counts()
+        sizes = {line["bytes"] for line in view.list_lines(retained=True)}
+        events = [event for event in view.events() if event["name"] == "frame_lost"]
+        assert view.check() == []
+    assert lost["over_budget"] > 1
+    assert len(events) == 1  # one a minute of the process's clock, which stood still
+    assert counts["released"] == 5
+    assert sizes == {1000}

@@ -1,11 +1,17 @@
+import io
 import json
+import zipfile
 from dataclasses import replace
 
+import numpy as np
+import onnx
 import pytest
 
 from geal_edge.config import ClusterConfig
 from geal_edge.errors import BundleError
-from geal_edge.models.bundle import Bundle, digest, feature_space
+from geal_edge.models.bundle import Bundle, digest, feature_space, file_digest
+from geal_edge.runtime.reference import MAX_BYTES, read_reference
+from tests.tampered import with_graph, with_manifest
 
 
 @pytest.fixture
@@ -100,3 +106,41 @@ def test_damaged_and_absent_files_are_refused_in_a_sentence(copied, tmp_path):
     (copied / "manifest.json").write_text("[]")
     with pytest.raises(BundleError, match="object"):
         Bundle.open(copied)
+
+
+@pytest.mark.parametrize("place", ["weights.bin", "../secret.bin", "/etc/shadow"])
+def test_a_graph_whose_tensors_lie_in_other_files_is_refused(tiny_bundle, tmp_path, place):
+    model = onnx.load(str(tiny_bundle.graph))
+    tensor = max(model.graph.initializer, key=lambda each: len(each.raw_data))
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=place)
+    with pytest.raises(BundleError, match="keeps tensors in other files, which no digest covers"):
+        with_graph(tiny_bundle, tmp_path / "bundle", lambda graph: graph.write_bytes(model.SerializeToString()))
+
+
+def array_of(shape: tuple[int, ...], dtype: str, data: bytes = b"") -> bytes:
+    """An .npy file that says so."""
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(head, {"descr": dtype, "fortran_order": False, "shape": shape})
+    return head.getvalue() + data
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        (array_of((1 << 45,), "|u1"), "Unable to allocate|cannot be read"),
+        (array_of((1,), "|O", b"cos\nsystem\n(S'true'\ntR."), "Object arrays cannot be loaded"),
+        (None, f"it says that it holds more than {MAX_BYTES} bytes"),
+    ],
+)
+def test_reference_frames_that_would_fill_the_memory_or_run_code_are_refused(copied, entry, words):
+    with zipfile.ZipFile(copied / "reference.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("image.npy", entry or b"")
+    if entry is None:  # what it says of itself is a field in the archive
+        data = (copied / "reference.npz").read_bytes()
+        at = data.rindex(b"PK\x01\x02") + 24
+        (copied / "reference.npz").write_bytes(data[:at] + (MAX_BYTES + 1).to_bytes(4, "little") + data[at + 4 :])
+    bundle = with_manifest(copied, lambda data: data["reference"].update(digest=file_digest(copied / "reference.npz")))
+    with pytest.raises(BundleError, match=words):
+        read_reference(bundle)

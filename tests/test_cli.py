@@ -390,8 +390,8 @@ def test_build_says_what_it_built_and_leaves_a_plan_that_fits(cli, tiny_bundle, 
 def test_every_command_has_an_example_and_a_place_in_the_help(cli):
     group: Any = get_command(app)
     assert set(group.commands) == {
-        "export", "inspect", "select", "report", "extract", "run", "status", "list", "check", "memory",
-        "demo", "doctor", "verify", "build", "compare", "bench", "why",
+        "export", "inspect", "select", "report", "extract", "run", "status", "events", "list", "check", "memory",
+        "demo", "doctor", "verify", "build", "compare", "bench", "why", "config", "upload", "pin", "erase", "repair",
     }  # fmt: skip
     for name, command in group.commands.items():
         assert f"geal-edge {name}" in command.help, name
@@ -573,3 +573,41 @@ def test_why_answers_for_selected_evicted_and_not_new_frames_and_names_where_ids
     code, _, error = cli("why", spool, "drawn-1#9999")
     assert code == 2
     assert "--retained` shows ids" in error
+
+
+def test_a_spool_is_limited_pinned_erased_checked_and_repaired(cli, tiny_bundle, tmp_path):
+    spool = tmp_path / "s"
+    words = ("run", DRIVE, "-b", tiny_bundle.path, "-s", spool, "--budget", 5)
+    code, _, error = cli(*words, "--max-disk", "2 cars")
+    assert (code, "as 2GB" in error) == (2, True)
+    code, _, error = cli(*words, "--max-disk", "1kB")
+    assert (code, "1 MB or more" in error) == (2, True)
+    assert not spool.exists()
+    assert cli(*words, "--max-disk", "50MB")[0] == 0
+    assert " of 50.0 MB used" in cli("status", spool)[1]
+    assert json.loads(cli("status", spool, "--json")[1])["disk"]["max_bytes"] == 50_000_000
+    seen = [json.loads(line) for line in cli("list", spool, "--json")[1].splitlines()]
+    first, second = seen[0]["id"], seen[1]["id"]
+    assert cli("pin", spool, first)[:2] == (
+        0,
+        f"{first}: pinned; its files stay until the pin is removed, or until they are sent\n",
+    )
+    assert json.loads(cli("list", spool, "--json")[1].splitlines()[0])["pinned"] is True
+    assert ", pinned; " in cli("why", spool, first)[1]
+    assert cli("pin", spool, first, "--remove")[0] == 0
+    assert cli("pin", spool, first, "--remove")[0] == 2
+    code, _, error = cli("erase", spool, "--id", second)
+    assert (code, "say --yes" in error) == (2, True)
+    code, out, _ = cli("erase", spool, "--id", second, "--yes")
+    assert (code, "1 frames in 1 units" in out) == (0, True)
+    assert cli("erase", spool, "--yes")[0] == 2
+    assert cli("erase", spool, "--between", "yesterday", "now", "--yes")[0] == 2
+    code, _, error = cli("erase", spool, "--between", "2026-03-02", "2026-03-01", "--yes")
+    assert (code, "ends before it begins" in error) == (2, True)
+    assert cli("check", spool)[0] == 0
+    next((spool / "frames").iterdir()).unlink()
+    code, out, _ = cli("check", spool)
+    assert (code, "DAMAGE  missing" in out) == (16, True)
+    code, out, _ = cli("repair", spool, "--json")
+    assert (code, json.loads(out)["sound"], [m["kind"] for m in json.loads(out)["mended"]]) == (0, True, ["missing"])
+    assert cli("check", spool)[0] == 0

@@ -14,6 +14,7 @@ from geal_edge.export.framerows import own_rows
 from geal_edge.models.bundle import Bundle
 from geal_edge.runtime import pipeline, pool
 from geal_edge.runtime.backends.ort import OrtCpu
+from geal_edge.runtime.bench import stages
 from geal_edge.runtime.clusterparity import compare_all
 from geal_edge.runtime.encoder import Encoder, graph_clusters
 from geal_edge.runtime.features import Features
@@ -66,6 +67,18 @@ def test_the_graphs_clusters_and_patches_are_the_hosts(grouping, encoder):
         assert grouping(image).clusters is not None
         assert ours.patch_cluster.tolist() == theirs.patch_cluster.tolist()
         assert np.abs(ours.rows.astype(np.float64) - theirs.rows).max() <= 2**-11
+
+
+def test_what_is_measured_of_a_graph_that_groups_has_no_grouping_by_the_host(grouping, tmp_path, monkeypatch):
+    def never(*_, **__):
+        raise AssertionError("the host grouped")
+
+    monkeypatch.setattr(stages, "distill", never)
+    monkeypatch.setattr(stages, "knowledge_clusters", never)
+    costs = stages.measure_stages(open_source(DRIVE), grouping, tmp_path / "s", budget=3, frames=6)
+    assert costs.frames == len(costs.wall_ms["distil"]) == len(costs.wall_ms["cluster"]) == 6
+    with open_view(tmp_path / "s") as view:
+        assert view.check() == []
 
 
 def test_a_run_and_a_selection_pick_what_they_pick_with_the_hosts_clusters(grouping, encoder, tmp_path):

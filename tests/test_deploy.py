@@ -1,4 +1,4 @@
-"""The images under deploy/docker: what can be known of them without building one."""
+"""What lies under deploy/: what can be known of images without building one, and of units without a systemd that runs."""
 
 import re
 import shutil
@@ -7,6 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from geal_edge.runtime.live.opened import FORMS
+from geal_edge.runtime.settings.sections import KEYS
+from scripts.config_reference import PAGES, written_anew
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "deploy" / "docker").glob("Dockerfile.*"))
@@ -111,3 +115,70 @@ def test_the_package_can_be_built_from_what_an_image_gets(context: Path, tmp_pat
     )
     (wheel,) = tmp_path.iterdir()
     assert wheel.name.startswith("geal_edge-")
+
+
+UNITS = sorted((ROOT / "deploy" / "systemd").glob("*.service"))
+
+
+def systemd_analyze(*words: object) -> subprocess.CompletedProcess[str]:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("needs systemd-analyze")
+    command = ["systemd-analyze", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
+def test_systemd_finds_nothing_wrong_with_a_unit(unit: Path, tmp_path: Path) -> None:
+    program = "/opt/geal-edge/current/bin/geal-edge"
+    assert program in unit.read_text()
+    here = tmp_path / unit.name  # where that program is not installed, any other that can be started
+    here.write_text(unit.read_text().replace(program, "/bin/true"))
+    said = systemd_analyze("verify", "--man=no", "--recursive-errors=no", here)
+    assert (said.returncode, [line for line in said.stderr.splitlines() if unit.name in line]) == (0, [])
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
+def test_a_unit_is_as_little_exposed_as_the_page_says(unit: Path) -> None:
+    said = systemd_analyze("security", "--offline=true", "--no-pager", unit)
+    found = re.search(rf"exposure level for {unit.name}: ([\d.]+) OK", said.stdout)
+    assert found is not None, said.stdout + said.stderr
+    assert f"`{unit.name}` {found[1]}" in (ROOT / "docs" / "service.md").read_text()
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
+def test_a_unit_may_ask_whether_the_clock_is_synchronised_and_not_set_it(unit: Path) -> None:
+    """`make test-systemd` asks; here: what systemd.exec(5) says of these lines, in their order."""
+    lines = unit.read_text().splitlines()
+    filters = [line.partition("=")[2] for line in lines if line.startswith("SystemCallFilter=")]
+    assert filters == ["@system-service", "~@privileged", "adjtimex clock_adjtime clock_adjtime64"]
+    assert "ProtectClock=yes" not in lines  # it forbids these calls, whatever they are asked
+    assert "CapabilityBoundingSet=" in lines  # without CAP_SYS_TIME
+
+
+def test_the_unit_starts_what_the_page_installs() -> None:
+    upload, unit = (unit.read_text() for unit in UNITS)
+    page = (ROOT / "docs" / "service.md").read_text()
+    for text, word in ((unit, "run"), (upload, "upload")):
+        (command,) = re.findall(r"^ExecStart=(.*)$", text, flags=re.MULTILINE)
+        assert command == f"/opt/geal-edge/current/bin/geal-edge {word} --config /etc/geal-edge/geal-edge.toml"
+    for path in ("/opt/geal-edge/current", "/etc/geal-edge/geal-edge.toml", "/var/lib/geal-edge"):
+        assert path in page
+    (watchdog,) = re.findall(r"^WatchdogSec=(\d+)$", unit, flags=re.MULTILINE)
+    assert f"`WatchdogSec={watchdog}`" in page
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_reference_is_that_of_the_code_behind_it(page: Path) -> None:
+    assert page.read_text() == written_anew(page), "run: python scripts/config_reference.py"
+
+
+def test_every_form_of_a_live_source_stands_where_a_configuration_is_explained() -> None:
+    example = " ".join((ROOT / "deploy" / "geal-edge.example.toml").read_text().split()).replace(" # ", " ")
+    for form in re.split(r", | and ", FORMS):
+        assert form in KEYS["source.uris"].meaning
+        assert form in example
+
+
+def test_no_unit_takes_the_shared_memory_away_through_which_frames_come() -> None:
+    for unit in UNITS:  # of one user, which is the sender's as well
+        assert "RemoveIPC=no" in unit.read_text().splitlines()

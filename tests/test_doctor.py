@@ -17,16 +17,18 @@ import onnx
 import pytest
 
 import geal_edge
-from geal_edge.errors import MachineNotReady, StorageError
+from geal_edge.errors import BackendError, MachineNotReady, MissingDependency, StorageError, UsageError
 from geal_edge.runtime import pipeline
 from geal_edge.runtime.doctor import clock, hardware, software, storage
-from geal_edge.runtime.doctor.archive import REMOVED, without_secrets, write_archive
+from geal_edge.runtime.doctor.archive import without_secrets, write_archive
 from geal_edge.runtime.doctor.examination import CHECKS, SCHEMA, Report, examine
 from geal_edge.runtime.doctor.finding import Finding, System
 from geal_edge.runtime.doctor.trial import GRAPH, OPENCV, trial
 from geal_edge.runtime.observer import Silent
+from geal_edge.runtime.secrets import REMOVED
 from geal_edge.runtime.sources import open_source
 from tests.test_gpu_backends import has_gpu
+from tests.test_spool import changed
 
 ROOT = Path(__file__).parent.parent
 NOW_NS = 1_790_000_000 * 10**9
@@ -167,6 +169,40 @@ def test_no_engine_at_all_is_broken(system, monkeypatch):
     *_, last = software.engines(system)
     assert (last.name, last.verdict) == ("engines", "broken")
     assert "pip install" in last.advice
+
+
+def test_tensorrt_alone_is_an_engine_where_there_is_a_gpu(system, monkeypatch):
+    """As on a Jetson for which there is no ONNX Runtime: its plans need none."""
+    monkeypatch.setattr(
+        software, "_engine", lambda name, others, on_jetson: Finding(name=name, verdict="absent", seen="not installed")
+    )
+    answers = Finding(name="tensorrt", verdict="good", seen="10.3.0: a builder was made")
+    monkeypatch.setattr(software, "tensorrt", lambda system: iter([answers]))
+
+    def no_gpu():
+        raise BackendError("there is no NVIDIA driver on this machine")
+
+    monkeypatch.setattr(software, "probe", no_gpu)
+    assert [finding.name for finding in software.engines(system)][-1] == "engines"
+    monkeypatch.setattr(software, "probe", lambda: None)
+    assert {finding.verdict for finding in software.engines(system)} == {"absent"}
+
+
+def test_a_jetson_is_not_sent_for_packages_that_hide_its_own(system, monkeypatch):
+    write(system.root, "etc/nv_tegra_release", "# R36 (release), REVISION: 4.3, GCID: 1, BOARD: generic")
+
+    def missing(name):
+        raise MissingDependency(f"{name}: is not installed. Install it with: pip install 'geal-edge[cpu]'")
+
+    def two():
+        raise BackendError("both are installed. Leave one: pip install 'geal-edge[gpu]'")
+
+    monkeypatch.setattr(software, "identity", missing)
+    monkeypatch.setattr(software, "require_one_wheel", two)
+    found = [*software.wheels(system), *software.engines(system)]
+    assert {finding.verdict for finding in found} == {"absent", "broken"}
+    assert all("NVIDIA's own index" in finding.advice for finding in found)
+    assert not any("pip install" in finding.advice for finding in found)
 
 
 def test_every_package_that_an_extra_for_users_brings_is_looked_for():
@@ -325,7 +361,7 @@ def test_folders_that_this_user_may_not_look_into_are_told_as_that(system, tmp_p
     locked = tmp_path / "locked"
     locked.mkdir(mode=0)
     environ = {"GEAL_EDGE_STATE": str(locked / "deep" / "state")}
-    asked = {"disk": storage.disk, "folders": storage.folders}
+    asked = {"disk": storage.disk, "spool": storage.spool_use, "folders": storage.folders}
     user = os.getuid()
     if user == 0:  # who may look into everything
         os.setresuid(65534, 65534, 0)
@@ -337,6 +373,8 @@ def test_folders_that_this_user_may_not_look_into_are_told_as_that(system, tmp_p
     findings = {finding.name: finding for finding in report.findings}
     assert findings["sync"].verdict == "broken"
     assert findings["sync"].advice == "Choose a folder that this user may write."
+    assert findings["spool"].verdict == "degraded"
+    assert "Run doctor as the user whose spool it is" in findings["spool"].advice
     assert findings["state"].verdict == "degraded"
     assert "GEAL_EDGE_STATE" in findings["state"].advice
 
@@ -362,6 +400,17 @@ def spool(encoder, tmp_path):
     return path
 
 
+def test_frames_whose_database_is_lost_are_broken_and_a_spool_to_come_is_nothing_to_tell(system, spool, tmp_path):
+    assert list(storage.spool_use(replace(system, spool=tmp_path / "to-come"))) == []
+    assert only(storage.spool_use(replace(system, spool=spool))).verdict == "good"
+    for name in ("spool.db", "spool.db-wal", "spool.db-shm"):
+        (spool / name).unlink(missing_ok=True)
+    found = only(storage.spool_use(replace(system, spool=spool)))
+    assert found.verdict == "broken"
+    assert "its spool.db is lost" in found.seen
+    assert "geal-edge repair" in found.seen
+
+
 def test_the_archive_holds_how_the_spool_stands_and_nothing_of_its_pictures(system, spool, tmp_path):
     path = tmp_path / "doctor.tar.gz"
     names = write_archive(path, REPORT, replace(system, spool=spool))
@@ -378,6 +427,25 @@ def test_the_archive_holds_how_the_spool_stands_and_nothing_of_its_pictures(syst
     frames = list((spool / "frames").iterdir())
     assert frames
     assert not any(frame.read_bytes()[:64] in held for frame in frames)
+
+
+def test_the_archive_holds_the_configuration_of_the_service_without_secrets(system, tmp_path):
+    whole, wrong = tmp_path / "service.toml", tmp_path / "wrong.toml"
+    whole.write_text(
+        '[source]\nuris = ["front=rtsp://127.0.0.1/1"]\n[bundle]\npath = "/b"\n[budget]\nframes_per_day = 7\n'
+        '[spool]\npath = "/s"\n[privacy]\ncommand = ["/bin/blur", "https://x/?token=hunter2"]\n'
+    )
+    wrong.write_text('[source]\nuris = ["front=rtsp://cam:hunter2@127.0.0.1/1"]\nrate_herz = 2\n')
+    told = {}
+    for configuration in (whole, wrong):
+        names = write_archive(tmp_path / "a.tar.gz", REPORT, system, configuration)
+        members = members_of(tmp_path / "a.tar.gz")
+        assert names[-1] == "service.toml"
+        assert "service.toml" in members["README.txt"].decode()
+        told[configuration] = members["service.toml"].decode()
+    assert "frames_per_day = 7" in told[whole]
+    assert "rate_herz" in told[wrong]
+    assert "hunter2" not in "".join(told.values())
 
 
 def test_two_archives_of_the_same_are_the_same_bytes(system, spool, tmp_path):
@@ -435,3 +503,25 @@ def test_an_archive_that_cannot_be_written_leaves_the_old_one(system, tmp_path):
     with pytest.raises(StorageError):
         write_archive(tmp_path / "doctor.tar.gz", REPORT, system)
     assert [entry.name for entry in tmp_path.iterdir()] == ["doctor.tar.gz"]
+
+
+def test_how_full_a_spool_is_of_its_quota_and_how_long_things_wait_is_said(system, spool, tmp_path):
+    assert list(storage.spool_use(replace(system, spool=tmp_path / "none yet"))) == []
+    (finding,) = storage.spool_use(replace(system, spool=spool))
+    assert (finding.verdict, "units not sent" in finding.seen) == ("good", True)
+    with changed(spool) as database:
+        database.execute("UPDATE meta SET value = ? WHERE key = 'disk'", (json.dumps({"max_bytes": 1_000}),))
+    (finding,) = storage.spool_use(replace(system, spool=spool))
+    assert (finding.verdict, "--max-disk" in finding.advice) == ("degraded", True)
+    (spool / "spool.db").write_bytes(b"nonsense" * 1000)
+    (finding,) = storage.spool_use(replace(system, spool=spool))
+    assert (finding.verdict, "geal-edge repair" in finding.seen) == ("broken", True)
+
+
+@pytest.mark.parametrize(("place", "words"), [("", "is a folder"), ("none/a.tar.gz", "its folder does not exist")])
+def test_an_archive_that_could_not_be_written_is_refused_before_anything_is_examined(tmp_path, place, words):
+    """By words that fit the option: what is written is the `-o` of other commands alone."""
+    code, report, error = doctor("--archive", tmp_path / place)
+    assert (code, report) == (UsageError.exit_code, {})
+    assert words in error
+    assert " -o" not in error

@@ -38,7 +38,8 @@ from geal_edge.runtime.imagefile import encode
 from geal_edge.runtime.pool import PICKS_SCHEMA, write_picks
 from geal_edge.runtime.selection import SelectedFrame, read_selection
 from geal_edge.runtime.sources import Source, open_source
-from geal_edge.runtime.spool import Spool, SpoolSettings
+from geal_edge.runtime.spool import Spool
+from geal_edge.runtime.spoolsettings import SpoolSettings
 from geal_edge.runtime.spoolview import StoredFrame, open_view
 from tests.fakes import judge
 from tests.films import SIZE, number_of, write_video

@@ -372,3 +372,82 @@ def test_an_untouched_ladder_has_nothing_selected_and_the_smallest_radius():
 def test_impossible_sizes_are_refused(options):
     with pytest.raises(UsageError):
         Ladder(**options)
+
+
+class PressedLadder:
+    """A ladder whose disk is small: what comes is pressed before it is learned, as the spool does."""
+
+    def __init__(self, budget, limit, **more):
+        self.ladder = Ladder(capacity=budget, **more)
+        self.limit, self.sizes, self.refused = limit, {}, []
+
+    def see(self, index, frame, own):
+        """(decision that was taken or None, bytes that were needed); nothing is needed where there is room."""
+        decision = self.ladder.score(frame)
+        needed = sum(self.sizes.values()) + own - self.limit if decision.retain else 0
+        taken = self.ladder.press(decision, needed=needed, own=own, sizes=self.sizes) if needed > 0 else decision
+        if taken is None:
+            self.refused.append(index)
+            return None, needed
+        self.ladder.learn(taken)
+        for unit_ in taken.evicted:
+            del self.sizes[unit_]
+        if taken.retain:
+            self.sizes[taken.unit] = own
+        return taken, needed
+
+
+@settings(max_examples=15, deadline=None)
+@given(streams, budgets, st.integers(1, 30), st.integers(0, 1000))
+def test_under_pressure_of_the_disk_every_answer_is_that_of_the_plain_form_and_it_always_fits(
+    stream, budget, limit, seed
+):
+    frames, rng = made(stream), np.random.default_rng(seed)
+    pressed = PressedLadder(budget, limit)
+    plain = PlainLadder(budget=budget, max_retained=pressed.ladder.max_retained)
+    for index, frame in enumerate(frames):
+        own, before = int(rng.integers(1, 5)), dict(pressed.sizes)
+        decision, needed = pressed.see(index, frame, own)
+        if needed > 0:
+            assert plain.press(needed, own, before, frame) == (decision is not None)
+        else:
+            plain.see(frame)
+        assert list(pressed.ladder.retained) == plain.retained
+        assert pressed.ladder.answering == plain.answering
+        assert sum(pressed.sizes.values()) <= limit
+
+
+@settings(max_examples=15, deadline=None)
+@given(streams, budgets, st.integers(1, 30))
+def test_under_pressure_of_the_disk_the_certificate_covers_all_that_was_not_refused_and_the_bound_is_true(
+    stream, budget, limit
+):
+    frames = made(stream)
+    pressed = PressedLadder(budget, limit)
+    for index, frame in enumerate(frames):
+        pressed.see(index, frame, 1 + index % 3)
+    seen = [frame for index, frame in enumerate(frames) if index not in pressed.refused]
+    certificate = pressed.ladder.certificate()
+    if certificate.radius is not None and seen:
+        assert measured_radius(pressed.ladder, seen) <= certificate.radius
+    if certificate.lower_bound > 0:
+        rows = np.concatenate([f.rows for f in seen])
+        apart = np.sqrt(squared_distances(rows, rows)) >= 2 * certificate.lower_bound
+        assert largest_clique_at_least(apart, budget + 1)
+
+
+def test_the_disk_never_takes_the_last_level_that_has_a_radius():
+    frames = random_stream(3, 40)
+    ladder = fed(frames, 3)
+    new = ladder.score(unit(-frames[0].rows))
+    assert ladder.press(new, needed=10**9, own=1, sizes={}) is None
+    assert ladder.press(new, needed=0, own=1, sizes={}) == new
+
+
+def test_a_pinned_unit_frees_nothing():
+    ladder = fed(random_stream(3, 40), 3)
+    new = ladder.score(random_stream(9, 1)[0])
+    sizes = dict.fromkeys(ladder.retained, 1)
+    gone = ladder.press(new, needed=2, own=0, sizes=sizes).evicted
+    more = ladder.press(new, needed=2, own=0, sizes={unit: 1 for unit in sizes if unit != gone[0]})
+    assert more is None or len(more.evicted) > len(gone)

@@ -177,6 +177,15 @@ def test_a_busy_device_names_who_has_it(tmp_path):
             OpenCvCamera("video0", f"v4l2:{device}", str(device), "CAP_V4L2", device=device)
 
 
+def test_a_device_whose_other_user_cannot_be_seen_says_how_to_find_it(tmp_path, monkeypatch):
+    pytest.importorskip("cv2")
+    device = tmp_path / "video0"
+    device.write_bytes(b"")
+    monkeypatch.setattr("geal_edge.runtime.live.device.users_of", lambda path: [])  # as under ProtectProc=
+    with pytest.raises(SourceError, match=f"that this user cannot see .`sudo fuser -v {device}` tells.: subscribe to"):
+        OpenCvCamera("video0", f"v4l2:{device}", str(device), "CAP_V4L2", device=device)
+
+
 def test_a_camera_that_was_unplugged_is_lost_and_does_not_end_the_run(tmp_path):
     pytest.importorskip("cv2")
     device = tmp_path / "video0"  # its file is gone with it; opened late, as when it is opened again
@@ -208,7 +217,7 @@ def test_an_rtsp_camera_that_does_not_answer_is_an_event_without_its_password():
     source = LiveSource([rtsp_camera(f"rtsp://127.0.0.1:{port}/front", environ)])
     with running(source) as stream:
         detail = wait_for_event(stream, source, "camera_lost")
-    assert "cannot be opened" in str(detail["reason"])
+    assert "user and password are right" in str(detail["reason"])
     assert "s3cret" not in json.dumps(detail) + source.spec + source.fingerprint()
 
 
@@ -216,6 +225,13 @@ def test_rtsp_passwords_come_from_the_environment_or_a_file_and_never_from_the_c
     with pytest.raises(UsageError, match="seen by every process") as refused:
         open_live(["rtsp://edge:s3cret@camera/front"])
     assert "s3cret" not in str(refused.value)
+    for address in ("?user=edge&password=s3cret", "/user=edge_pwd=s3cret_channel=1", ":554/1?token=s3cret"):
+        with pytest.raises(UsageError, match="seen by every process") as refused:
+            open_live([f"rtsp://camera{address}"])
+        assert "s3cret" not in str(refused.value)
+    with pytest.raises(UsageError, match="cannot be read") as refused:
+        open_live(["rtsp://edge:s3/cret@camera/front"])
+    assert "s3" not in str(refused.value)
     file = tmp_path / "credentials"
     with pytest.raises(UsageError, match="cannot be read"):
         open_live(["rtsp://[::1/front"])
@@ -226,6 +242,18 @@ def test_rtsp_passwords_come_from_the_environment_or_a_file_and_never_from_the_c
     file.chmod(0o600)
     assert rtsp_credentials("right", {"GEAL_EDGE_RTSP_CREDENTIALS": str(file)}) == ("edge", "two words")
     assert rtsp_credentials("rear", {"GEAL_EDGE_RTSP_CREDENTIALS": str(file)}) == ("", "")
+    file.write_text("# of the front\n\nleft edge one\nright edge\n")
+    with pytest.raises(UsageError, match="entry 3 of the RTSP credentials must be HOST USER PASSWORD"):
+        rtsp_credentials("left", {"GEAL_EDGE_RTSP_CREDENTIALS": str(file)})
+
+
+def test_cameras_that_want_the_password_within_their_address_get_it_there_and_nobody_sees_it():
+    pytest.importorskip("cv2")
+    environ = {"GEAL_EDGE_RTSP_USER": "edge", "GEAL_EDGE_RTSP_PASSWORD": "s3/cret"}
+    address = "rtsp://10.0.0.7:8554/user={user}&password={password}_channel=1"
+    camera = rtsp_camera(address, environ, name="front")
+    assert camera._address == "rtsp://10.0.0.7:8554/user=edge&password=s3%2Fcret_channel=1"
+    assert (camera.name, camera.spec) == ("front", address)
 
 
 def test_gstreamer_without_an_opencv_that_has_it_is_said():
@@ -234,6 +262,9 @@ def test_gstreamer_without_an_opencv_that_has_it_is_said():
         pytest.skip("this OpenCV has GStreamer")
     with pytest.raises(SourceError, match="built without GStreamer"):
         open_live(["gst:nvarguscamerasrc sensor-id=0"])
+    with pytest.raises(SourceError, match=r"user-pw=\(removed\)") as refused:
+        open_live(["front=gst:rtspsrc location=rtsp://edge:s3cret@10.0.0.7/1 user-pw=s3cret"])
+    assert "s3cret" not in str(refused.value)
 
 
 def test_messages_of_a_topic_are_read_as_recorded_ones_are():

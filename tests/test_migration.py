@@ -7,14 +7,18 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
+from geal_edge.config import DiskConfig
 from geal_edge.errors import FeatureSpaceMismatch, FrameError, SpoolDamaged, SpoolMismatch
 from geal_edge.runtime.clusters import KnowledgeClusters, unit_rows
 from geal_edge.runtime.memoryfile import read_memory
+from geal_edge.runtime.outbox import Outbox, Receipt
 from geal_edge.runtime.rounds import Rounds
 from geal_edge.runtime.spool import Spool
 from geal_edge.runtime.spooldb import memory_path
 from geal_edge.runtime.spoolview import open_view
 from tests.fakes import Clock, Died, MemorySource, dying_disk, frame, judged
+from tests.old_spool import make_old
+from tests.test_aging import DAY_S, Vehicle
 from tests.test_spool import settings
 
 OLD, NEW = "fs-000000000000000a", "fs-000000000000000b"
@@ -65,6 +69,28 @@ def listed(path):
     with open_view(path) as view:
         assert view.check() == []
         return list(view.list_lines(retained=True)), view.meta["feature_space"], view.events(), view.clusters()
+
+
+def test_what_was_sent_counts_under_a_new_bundle_and_covers_nothing_since_its_picture_is_gone(tmp_path):
+    drive(tmp_path / "s", OLD, range(8), trips=())
+    with vehicle(tmp_path / "s", OLD) as spool:
+        ladder = spool.ladder()
+        release = ladder.release(2)
+        spool.release(release)
+    with Outbox(tmp_path / "s") as outbox:
+        first = outbox.next()
+        assert first is not None
+        outbox.acknowledge(first, [Receipt(key="k", verified="size")])
+    with vehicle(tmp_path / "s", NEW) as spool:
+        ladder = spool.ladder()
+        assert ladder.released == release.units
+        assert ladder.room == 1
+    drive(tmp_path / "s", NEW, range(8, FRAMES), trips=(FRAMES - 1,))
+    after, _, _, clusters = listed(tmp_path / "s")
+    assert [line["state"] for line in after][:2] == ["sent", "released"]
+    assert first.unit not in clusters
+    memory = read_memory(memory_path(tmp_path / "s", NEW))
+    assert first.frames[0].id not in {entry.id for entry in memory.entries}
 
 
 def test_a_new_bundle_goes_on_with_what_is_released_in_its_order_and_what_is_retained_in_its_own_eyes(tmp_path):
@@ -207,3 +233,31 @@ def test_a_frame_that_the_new_bundle_cannot_judge_is_as_good_as_unreadable(tmp_p
         pass
     lines, space, _, _ = listed(tmp_path / "s")
     assert (lines, space) == ([], NEW)
+
+
+def test_what_was_released_and_expired_counts_under_a_new_bundle_and_proves_nothing_there(tmp_path):
+    """Levels of the old space that held it would let a level of the new one die of too few."""
+    path, now = tmp_path / "s", Vehicle()
+    disk = DiskConfig(max_age_days=7.0, min_free_bytes=0)
+    drive(path, OLD, range(8), trips=())
+    with vehicle(path, OLD, disk=disk, now=now) as spool:
+        release = spool.ladder().release(2)
+        spool.release(release)
+    now.on(8 * DAY_S)
+    with vehicle(path, OLD, disk=disk, now=now) as spool:
+        assert spool.ladder().released == release.units
+    with vehicle(path, NEW) as spool:
+        ladder = spool.ladder()
+        assert (ladder.released, ladder.room) == (release.units, 1)
+        assert not ladder._released_counts.any()
+    listed(path)
+
+
+def test_a_spool_of_an_earlier_version_is_taken_over_though_it_has_no_table_for_what_lies_beside_a_unit(tmp_path):
+    drive(tmp_path / "s", OLD, range(8), trips=())
+    make_old(tmp_path / "s")
+    with open_view(tmp_path / "s") as view:
+        view.retained()[-1].file.write_bytes(b"no picture")  # it is evicted
+    with vehicle(tmp_path / "s", NEW):
+        pass
+    assert listed(tmp_path / "s")[1] == NEW

@@ -1,6 +1,7 @@
 """Reading, encoding and selecting at one time gives what one after the other gives, and leaves no thread behind."""
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -30,6 +31,9 @@ TIMED = {"stored_ns", "wall_ns"}
 TABLES = ("meta", "units", "frames", "deaths", "counters", "sources", "timeline", "events")
 
 
+UNTIMED = re.compile(r', "powered_s": [\d.]+')
+
+
 def ours():
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("geal-edge")]
 
@@ -53,6 +57,8 @@ def everything(path):
         for table in TABLES:
             columns = [name for _, name, *_ in db.execute(f"PRAGMA table_info({table})") if name not in TIMED]
             tables[table] = db.execute(f"SELECT {', '.join(columns)} FROM {table} ORDER BY 1").fetchall()
+        # Where the clock is not synchronised events say when they were by another one.
+        tables["events"] = [(*of_event, UNTIMED.sub("", detail)) for *of_event, detail in tables["events"]]
         return tables
 
 

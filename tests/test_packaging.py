@@ -61,10 +61,10 @@ def test_the_wheel_has_the_version_that_the_package_tells(metadata: Message) -> 
     assert metadata["Version"] == geal_edge.__version__
 
 
-def test_the_core_needs_numpy_and_typer_and_nothing_else(metadata: Message) -> None:
+def test_the_core_needs_numpy_and_typer_and_before_python_311_tomli(metadata: Message) -> None:
     core = [need for need in metadata.get_all("Requires-Dist", []) if "extra ==" not in need]
 
-    assert sorted(core) == ["numpy>=1.21", "typer>=0.19"]
+    assert sorted(core) == ["numpy>=1.21", "tomli>=2; python_version < '3.11'", "typer>=0.19"]
 
 
 @pytest.mark.parametrize("layer", ["geal_edge.runtime", "geal_edge.models", "geal_edge.cli"])
@@ -92,6 +92,39 @@ def test_layers_import_in_one_direction() -> None:
 def test_errors_import_nothing_of_ours_and_config_only_errors() -> None:
     assert list(_own_imports(PACKAGE / "errors.py")) == []
     assert set(_own_imports(PACKAGE / "config.py")) <= {"geal_edge.errors"}
+
+
+def test_nothing_that_is_read_can_become_code() -> None:
+    """No pickle (a checkpoint's is read by models/unpickle.py, which builds nothing), no shell, no text that is run."""
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}: {what}"
+        for path in sorted(PACKAGE.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_bytes(), filename=os.fspath(path)))
+        if isinstance(node, ast.Import | ast.ImportFrom | ast.Call) and (what := _becomes_code(node))
+    ]
+
+    assert found == []
+
+
+def _becomes_code(node: ast.Import | ast.ImportFrom | ast.Call) -> str | None:
+    """What of it may run what it is given.
+
+    >>> [_becomes_code(ast.parse(text).body[0].value) for text in ("np.load(f)", "run(words, shell=True)", "re.compile(text)")]
+    ['np.load without allow_pickle=False', 'a shell', None]
+    """
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [str(node.module)]
+        return next((name for name in names if name.split(".")[0] in _EXECUTING_MODULES), None)
+    called = ast.unparse(node.func)
+    options = {option.arg: ast.unparse(option.value) for option in node.keywords}
+    if called in ("np.load", "numpy.load") and options.get("allow_pickle") != "False":
+        return "np.load without allow_pickle=False"
+    if options.get("shell", "False") != "False" or called in ("os.system", "os.popen", "subprocess.getoutput"):
+        return "a shell"
+    return called if called in ("eval", "exec", "compile", "__import__") else None
+
+
+_EXECUTING_MODULES = ("pickle", "_pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "code", "runpy")
 
 
 @pytest.fixture(scope="module")

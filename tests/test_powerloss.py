@@ -14,7 +14,7 @@ from tests.powerloss.cuts import build_recorder, faults, record
 from tests.powerloss.disk import CREATE, OPEN, RENAME, SYNC, WRITE, Disk, Operation, read_log
 from tests.powerloss.drives import DRIVES, OUTCOMES
 
-EVERY = {"recorded": 67, "paced": 71, "migrated": 79}
+EVERY = {"recorded": 67, "beside": 83, "paced": 71, "migrated": 79, "sent": 31, "guarded": 29, "erased": 41}
 """Every so many operations the power is cut: primes, so that no rhythm of the code is always met at one place."""
 
 
@@ -51,7 +51,7 @@ def test_whatever_was_not_synced_when_the_power_went_nothing_promised_is_lost(na
 
 def test_without_the_sync_of_a_frames_bytes_the_same_cuts_find_the_loss(recorder, memory_disk):
     expected = outcome("paced", memory_disk)
-    recording = record("paced", recorder, memory_disk / "run", without="write_file")
+    recording = record("paced", recorder, memory_disk / "run", without="_put")
     assert next(faults(recording, memory_disk, expected, Counter(), every=37), None) is not None
 
 

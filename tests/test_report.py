@@ -29,10 +29,12 @@ from geal_edge.runtime.observer import Silent
 from geal_edge.runtime.report import data as report_data
 from geal_edge.runtime.report import pictures, write_report
 from geal_edge.runtime.report.chart import COLOURS, outline_of
-from geal_edge.runtime.report.data import picks_promise, read_spool_report, spool_promise
+from geal_edge.runtime.report.data import read_spool_report
 from geal_edge.runtime.report.page import clock
+from geal_edge.runtime.report.promise import picks_promise, spool_promise
 from geal_edge.runtime.sources import open_source
-from geal_edge.runtime.spool import Spool, SpoolSettings
+from geal_edge.runtime.spool import Spool
+from geal_edge.runtime.spoolsettings import SpoolSettings
 from geal_edge.runtime.spoolview import StoredFrame, open_view
 from tests.fakes import judge, lost
 
@@ -383,6 +385,26 @@ def test_a_live_source_is_not_said_to_lack_an_end(tmp_path: Path) -> None:
 
     assert "live is live: what is not released yet may still change" in page.text
     assert "to its end" not in page.text
+
+
+def test_a_frame_that_was_sent_has_no_picture_and_says_that_the_far_side_has_it(tmp_path: Path) -> None:
+    path = fill(tmp_path / "trip", Drive(pictures_of(12)), budget=5)
+    with closing(sqlite3.connect(path / "spool.db")) as database, database:
+        database.execute("UPDATE units SET state = 'sent', release_order = 1 WHERE unit = 1")
+        database.execute("UPDATE units SET state = 'released', release_order = 2 WHERE unit = 2")
+        database.execute("CREATE TABLE pins (unit INTEGER PRIMARY KEY, wall_ns INTEGER NOT NULL)")
+        database.execute("INSERT INTO pins VALUES (2, 0)")
+        database.execute("INSERT INTO counters VALUES ('gated:dark', 3)")
+    page = page_of(path)
+    assert "It was sent: the far side has it." in page.card(1).text
+    assert "released, pinned" in page.card(2).text
+    assert "3 dark" in page.text
+
+
+def test_frames_that_were_not_new_are_drawn_by_how_new_they_were(page: Page, tmp_path: Path) -> None:
+    assert "Not new enough" in page.text
+    assert "90% of what it was" in page.text
+    assert "Not new enough" not in page_of(fill(tmp_path / "none", Drive(pictures_of(3)), budget=50)).text
 
 
 def test_fewer_frames_than_the_budget_are_told(tmp_path: Path) -> None:

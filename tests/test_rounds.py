@@ -14,7 +14,7 @@ from geal_edge.runtime.ladder import Ladder
 from geal_edge.runtime.memory import Entry
 from geal_edge.runtime.memoryfile import read_memory
 from geal_edge.runtime.rounds import Rounds
-from geal_edge.runtime.spool import Spool
+from geal_edge.runtime.spool import FLUSH_S, Spool
 from geal_edge.runtime.spooldb import memory_path
 from geal_edge.runtime.spoolview import open_view
 from tests.fakes import Clock, Died, MemorySource, dying_disk, frame, judged
@@ -227,12 +227,13 @@ def test_immediate_rounds_that_died_are_sound_and_have_released_what_they_retain
 
 def test_what_was_passed_over_is_in_the_certificate_of_whoever_reads_after_a_kill(tmp_path):
     stream, clock = random_stream(12, 30), Clock()
-    chosen = settings(release="immediate", length_s=100.0, budget=1)
+    step_s = FLUSH_S + 1.0
+    chosen = settings(release="immediate", length_s=17 * step_s, budget=1)
     with Spool(tmp_path / "s", chosen, monotonic=clock) as spool:
         spool.begin_source(MemorySource())
         rounds = Rounds(spool, clock)
         for i, clusters in enumerate(stream):
-            clock.advance(6.0)  # above the time between flushes: every append stores what stands behind the cursor
+            clock.advance(step_s)  # above the time between flushes: every append stores what stands behind the cursor
             rounds.tick()
             decision = rounds.score(clusters)
             spool.append(judged(frame(i), clusters), decision)

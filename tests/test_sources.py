@@ -222,7 +222,7 @@ def test_a_rate_for_images_is_refused_as_they_have_no_times(spec, tmp_path, monk
         open_source(spec, fps=2)
 
 
-@pytest.mark.parametrize("fps", [0, -1, float("nan"), float("inf")])
+@pytest.mark.parametrize("fps", [0, -1, float("nan"), float("inf"), 1e300])
 def test_a_senseless_rate_is_refused(fps, tmp_path):
     with pytest.raises(UsageError, match="above 0"):
         open_source("drawn:1", fps=fps)

@@ -15,7 +15,10 @@ from geal_edge.errors import (
     SpoolMismatch,
     StorageError,
 )
-from geal_edge.runtime.spool import Spool, SpoolSettings
+from geal_edge.runtime.memory import Entry
+from geal_edge.runtime.spool import EVENT_FLUSH_S, FLUSH_FRAMES, FLUSH_S, Spool
+from geal_edge.runtime.spooldb import memory_path, next_unit
+from geal_edge.runtime.spoolsettings import SpoolSettings
 from geal_edge.runtime.spoolview import open_view
 from tests.fakes import Clock, Died, MemorySource, dying_disk, frame, judge, judged, lost
 from tests.streams import adversarial_stream, drive_stream, random_stream
@@ -101,11 +104,27 @@ def test_a_frame_that_changes_nothing_writes_nothing_until_the_flush_is_due(tmp_
         for index in range(1, 50):
             judge(spool, ladder, frame(index), clusters)
         assert disk.count == before
-        clock.advance(5.0)
+        clock.advance(FLUSH_S)
         judge(spool, ladder, frame(50), clusters)
         assert disk.count > before
     with open_view(tmp_path / "s") as view:
         assert view.counts()[0]["seen"] == 51
+
+
+def test_so_many_frames_are_stored_however_fast_they_come_and_an_event_does_not_wait_long(tmp_path):
+    clock, clusters = Clock(), random_stream(0, 1)[0]
+    with Spool(tmp_path / "s", settings(), monotonic=clock) as spool:
+        ladder = spool.ladder()
+        spool.begin_source(MemorySource())
+        for index in range(FLUSH_FRAMES + 2):
+            judge(spool, ladder, frame(index), clusters)
+        with open_view(tmp_path / "s") as view:
+            assert view.counts()[0]["seen"] == FLUSH_FRAMES + 1  # the first was retained, and stored with all before it
+        spool.event("camera_lost", camera="front")
+        clock.advance(EVENT_FLUSH_S)
+        spool.idle()
+        with open_view(tmp_path / "s") as view:
+            assert "camera_lost" in [event["name"] for event in view.events()]
 
 
 def operations(tmp_path, monkeypatch, stream):
@@ -206,8 +225,9 @@ def test_of_an_eviction_older_than_the_events_that_are_kept_no_cause_is_made_up(
 def test_orphans_of_ours_are_removed_with_an_event_and_foreign_files_are_left(tmp_path):
     path = tmp_path / "s"
     fill(path, random_stream(0, 10))
-    (path / "frames" / "00000099.jpg").write_bytes(b"its transaction never happened")
-    (path / "frames" / "00000098.jpg.tmp").write_bytes(b"half")
+    coming = next_number(path)
+    (path / "frames" / f"{coming}.jpg").write_bytes(b"its transaction never happened")
+    (path / "frames" / f"{coming}-1.jpg.tmp").write_bytes(b"half")
     (path / "frames" / "notes.txt").write_bytes(b"a person's")
     with open_view(path) as view:
         assert {p.kind for p in view.check()} == {"orphan", "foreign"}
@@ -215,11 +235,53 @@ def test_orphans_of_ours_are_removed_with_an_event_and_foreign_files_are_left(tm
     fill(path, [])
     with open_view(path) as view:
         names = [(e["name"], e["file"]) for e in view.events() if "file" in e]
-    assert ("orphan_removed", "00000099.jpg") in names
-    assert ("orphan_removed", "00000098.jpg.tmp") in names
+    assert ("orphan_removed", f"{coming}.jpg") in names
+    assert ("orphan_removed", f"{coming}-1.jpg.tmp") in names
     assert ("foreign_file", "notes.txt") in names
     assert (path / "frames" / "notes.txt").exists()
-    assert not (path / "frames" / "00000099.jpg").exists()
+    assert not (path / "frames" / f"{coming}.jpg").exists()
+
+
+def test_a_frame_whose_row_a_damaged_disk_has_taken_is_damage_stays_and_is_not_written_over(tmp_path):
+    path = tmp_path / "s"
+    fill(path, random_stream(0, 10))
+    coming = next_number(path)
+    lost = [f"{int(coming) + more:08d}.jpg" for more in (0, 2)]
+    for name in lost:
+        (path / "frames" / name).write_bytes(b"promised once")
+    with open_view(path) as view:
+        assert [(p.kind, p.detail[:12], p.harmless) for p in view.check()] == [
+            ("row_missing", name, False) for name in lost
+        ]
+    fill(path, random_stream(9, 30))
+    with open_view(path) as view:
+        assert [e["file"] for e in view.events() if e["name"] == "frame_row_missing"] == lost
+        assert [p.kind for p in view.check()] == ["row_missing", "row_missing"]
+        assert max(line["file"] for line in view.list_lines(retained=True)) > f"frames/{lost[1]}"
+    assert all((path / "frames" / name).read_bytes() == b"promised once" for name in lost)
+
+
+def test_a_memory_that_is_gone_or_none_is_damage(tmp_path):
+    path = tmp_path / "s"
+    with Spool(path, settings(), monotonic=Clock()) as spool:
+        spool.know("a.memory", "sha256:a", [Entry(id="k", kind="known", rows=random_stream(6, 1)[0].rows, origin="s")])
+    memory = memory_path(path, settings().feature_space)
+    memory.write_bytes(b"a person's notes")
+    with open_view(path) as view:
+        [problem] = view.check()
+    assert problem.kind == "memory"
+    assert problem.detail.startswith(f"{memory}: is no memory")
+    with pytest.raises(SpoolDamaged, match=f"{memory}: is no memory"), Spool(path, settings()) as spool:
+        spool.ladder()
+    memory.unlink()
+    with open_view(path) as view:
+        assert [(p.kind, p.harmless) for p in view.check()] == [("memory", False)]
+
+
+def next_number(path) -> str:
+    """How the file of the next unit is named, without its ending."""
+    with changed(path) as database:
+        return f"{next_unit(database):08d}"
 
 
 def test_a_frame_file_that_is_gone_or_altered_is_found(tmp_path):
@@ -370,8 +432,10 @@ def test_rows_that_cannot_be_read_are_damage_and_no_traceback(tmp_path):
     fill(path, random_stream(0, 10))
     with changed(path) as database:
         database.execute("UPDATE units SET levels = x'ffff' WHERE state = 'retained'")
+    with open_view(path) as view:
+        assert {p.kind for p in view.check()} == {"rows"}
     with pytest.raises(SpoolDamaged, match="cannot be read"), open_view(path) as view:
-        view.check()
+        view.ladder()
 
 
 def test_a_spool_of_a_later_version_is_refused_and_untouched(tmp_path):
@@ -414,7 +478,10 @@ def test_a_spool_on_a_read_only_card_can_be_read(tmp_path, monkeypatch):
     assert summary(path) == expected
 
 
-def test_nothing_but_the_owner_can_enter_the_spool(tmp_path):
+@pytest.mark.parametrize("was_there", [False, True])
+def test_nothing_but_the_owner_can_enter_the_spool(tmp_path, was_there):
+    if was_there:
+        (tmp_path / "s").mkdir(mode=0o755)
     fill(tmp_path / "s", random_stream(0, 5))
     assert (tmp_path / "s").stat().st_mode & 0o777 == 0o700
     assert (tmp_path / "s" / "frames").stat().st_mode & 0o777 == 0o700
@@ -428,6 +495,7 @@ def test_the_machine_forms_have_the_documented_fields(tmp_path):
     assert {"schema", "feature_space", "frames", "lost", "budget", "rounds"} <= set(status)
     assert set(status["frames"]) == {
         "seen", "not_new", "gated", "lost", "retained", "selected", "released", "sent", "evicted",
+        "pinned", "expired", "erased",
     }  # fmt: skip
     assert set(status["budget"][0]) == {"unit", "period", "limit", "spent", "refills_in_s"}
     assert {"round", "open", "release", "radius", "certificate"} <= set(status["rounds"][0])

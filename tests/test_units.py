@@ -32,7 +32,7 @@ from geal_edge.runtime.sources import Source, open_source
 from geal_edge.runtime.sources.bags import BagSource
 from geal_edge.runtime.spool import Spool
 from geal_edge.runtime.spoolview import open_view
-from geal_edge.runtime.units import JudgedFrame, JudgedUnit, recorded_at, units
+from geal_edge.runtime.units import JudgedFrame, JudgedUnit, recorded_at, tolerance_ns, units
 from tests.fakes import Clock, Died, MemorySource, StopAfter, dying_disk, frame, judge_unit
 from tests.recordings import PERIOD_NS, START_NS, Said, compressed, write_mcap
 from tests.streams import adversarial_stream, random_stream
@@ -493,3 +493,9 @@ def test_on_the_command_line_a_group_is_a_number_of_seconds(drive, tiny_bundle, 
     done = CliRunner().invoke(app, ["select", *words, "-n", "2", "-o", str(tmp_path / "picks.json")])
     assert done.exit_code == 0, done.output
     assert "in 2 units" in done.stdout
+
+
+@pytest.mark.parametrize("group_s", [-0.1, 1e300, float("nan"), float("inf")])
+def test_a_senseless_tolerance_is_refused(group_s):
+    with pytest.raises(UsageError, match="from 0 to 3600"):
+        tolerance_ns(group_s)

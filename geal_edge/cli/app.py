@@ -1,40 +1,35 @@
-"""The `geal-edge` command: registers the commands, turns our errors into one line on stderr and an exit code."""
+"""The `geal-edge` command with all its commands; start.py is what runs it."""
 
-import sys
-
-import typer
-
-import geal_edge
 from geal_edge.cli import (
     bench,
     build,
     check,
     compare,
+    config,
     demo,
     doctor,
+    erase,
+    events,
     export,
     extract,
     inspect,
     list_,
     memory,
+    pin,
+    repair,
     report,
     run,
     select,
     status,
+    upload,
     verify,
     why,
 )
-from geal_edge.errors import GealEdgeError, StorageError
+from geal_edge.cli.start import empty_app, main
 
-app = typer.Typer(
-    name="geal-edge",
-    help="Choose, on the vehicle, the few frames that are worth labelling.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+__all__ = ["app", "main"]
+
+app = empty_app()
 
 MODEL, CHOOSE, VEHICLE, HELP = "Model", "Choose", "Vehicle", "Help"
 
@@ -49,35 +44,15 @@ app.command("report", rich_help_panel=CHOOSE)(report.report)
 app.command("extract", rich_help_panel=CHOOSE)(extract.extract)
 app.command("run", rich_help_panel=VEHICLE)(run.run)
 app.command("status", rich_help_panel=VEHICLE)(status.status)
+app.command("events", rich_help_panel=VEHICLE)(events.events)
 app.command("list", rich_help_panel=VEHICLE)(list_.list_selected)
 app.command("why", rich_help_panel=VEHICLE)(why.why)
+app.command("upload", rich_help_panel=VEHICLE)(upload.upload)
+app.command("pin", rich_help_panel=VEHICLE)(pin.pin)
+app.command("erase", rich_help_panel=VEHICLE)(erase.erase)
 app.command("check", rich_help_panel=VEHICLE)(check.check)
+app.command("repair", rich_help_panel=VEHICLE)(repair.repair)
 app.add_typer(memory.memory, name="memory", rich_help_panel=VEHICLE)
+app.add_typer(config.config, name="config", rich_help_panel=VEHICLE)
 app.command("doctor", rich_help_panel=HELP)(doctor.doctor)
 app.command("demo", rich_help_panel=HELP)(demo.demo)
-
-
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        print(f"geal-edge {geal_edge.__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _root(
-    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
-) -> None:
-    pass
-
-
-def main() -> None:
-    """The console script. A mistake of the user's ends in a sentence, never in a traceback."""
-    try:
-        app()
-    except GealEdgeError as error:
-        print(f"geal-edge: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except OSError as error:  # a path that may not be looked at; what we write and read ourselves has its own sentences
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"geal-edge: {where}{error.strerror or error}. Check the path and your rights to it.", file=sys.stderr)
-        sys.exit(StorageError.exit_code)

@@ -12,6 +12,7 @@ from geal_edge.cli.common import (
     Quiet,
     Terminal,
     open_encoder,
+    open_sources,
     require_writable_place,
     stopping_well,
 )
@@ -19,14 +20,18 @@ from geal_edge.runtime import bench as benching
 from geal_edge.runtime import durable
 from geal_edge.runtime.bench.plot import svg
 from geal_edge.runtime.bench.told import lines
-from geal_edge.runtime.sources import open_source
 
 
 def bench(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle folder, made by `geal-edge export`.")],
     backend: BackendChoice = "auto",
     source: Annotated[
-        str, typer.Option(metavar="SOURCE", help="Frames to measure with, as `run` takes them.")
+        str,
+        typer.Option(
+            metavar="SOURCE",
+            help="Recorded frames to measure with: a folder or glob of images, a video, a ROS bag (PATH#TOPIC: of one topic), or "
+            "`drawn:SEED`.",
+        ),
     ] = "drawn:0",
     minutes: Annotated[
         float | None,
@@ -44,7 +49,7 @@ def bench(
     """
     if plot is not None:
         require_writable_place(plot)
-    frames = open_source(source)
+    (frames,) = open_sources([source], name=None, fps=None)
     with Terminal(quiet=quiet or as_json) as watch, stopping_well() as stop:
         with open_encoder(bundle, None, backend, unverified=True, watch=watch) as encoder:
             found = benching.bench(encoder, frames, minutes=minutes, watch=watch, stop=stop)

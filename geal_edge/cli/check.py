@@ -9,11 +9,11 @@ from geal_edge.runtime.spoolview import CHECK_SCHEMA, open_view
 
 
 def check(spool: SpoolFolder, as_json: Json = False) -> None:
-    """Check that a spool is sound: database, files, counters, levels. Changes nothing.
+    """Check that a spool is sound: database, files, counters, levels, memory. Changes nothing; `geal-edge repair` mends.
 
     Example: `geal-edge check spool`
     """
-    with open_view(spool) as view:
+    with open_view(spool, untouched=True) as view:
         problems = view.check()
         frames, _ = view.counts()
         untrained = " (UNTRAINED weights)" if view.untrained else ""

@@ -1,11 +1,15 @@
 """What several commands share: options, opening what they name, progress on a terminal, and stopping well."""
 
 import os
+import re
+import select
 import signal
 import sys
+import termios
 import time
+import tty
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, TypeAlias
@@ -21,6 +25,9 @@ from geal_edge.runtime.backends.choice import BackendOrAuto, Open, open_backend
 from geal_edge.runtime.encoder import Encoder
 from geal_edge.runtime.engines import Engines, choose, require_verified
 from geal_edge.runtime.live import LiveSource, is_live
+from geal_edge.runtime.observer import Notice
+from geal_edge.runtime.privacy.filter import PrivacyFilter
+from geal_edge.runtime.settings import read_configuration
 from geal_edge.runtime.sources import Source, open_source
 from geal_edge.runtime.sources.bags import BagSource
 from geal_edge.runtime.state import State
@@ -28,6 +35,8 @@ from geal_edge.runtime.stopping import Stop
 from geal_edge.runtime.watched import OnFailure, WatchedEncoder, default_on_failure
 
 PROGRESS_AFTER_S = 2.0
+DURATION = re.compile(r"(\d+(?:\.\d+)?)(s|min|h)")
+SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0}
 
 Sources: TypeAlias = Annotated[
     list[str],
@@ -37,16 +46,41 @@ Sources: TypeAlias = Annotated[
         "`rtsp://HOST/PATH` (docs/live.md).",
     ),
 ]
+RunSources: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="SOURCE...",
+        help="Folders of images, globs, videos, ROS bags, or `drawn:SEED`; or live ones, as `watch:FOLDER` or "
+        "`rtsp://HOST/PATH` (docs/live.md).",
+        show_default=False,
+    ),
+]
 BundleFolder: TypeAlias = Annotated[
     Path, typer.Option("--bundle", "-b", help="Bundle folder, made by `geal-edge export`.")
+]
+RunBundle: TypeAlias = Annotated[
+    Path | None, typer.Option("--bundle", "-b", help="Bundle folder, made by `geal-edge export`.")
 ]
 SpoolFolder: TypeAlias = Annotated[
     Path, typer.Argument(metavar="SPOOL", help="Spool folder, filled by `geal-edge run`.")
 ]
+SpoolOrUrl: TypeAlias = Annotated[
+    str,
+    typer.Argument(
+        metavar="SPOOL|URL",
+        help="Spool folder; or what `geal-edge upload --to` sent to: a folder, or a URL of s3, gs, az, http or https.",
+    ),
+]
+FrameId: TypeAlias = Annotated[str, typer.Argument(metavar="ID", help="The frame's id, as `geal-edge list` shows it.")]
 Fps: TypeAlias = Annotated[
     float | None,
+    typer.Option(help="Look at this many frames per second of a video or bag; the others are not seen at all."),
+]
+LiveFps: TypeAlias = Annotated[
+    float | None,
     typer.Option(
-        help="Look at this many frames per second of a video or live source; the others are not seen at all. Live default: 2."
+        help="Look at this many frames per second of a video, bag or live source; the others are not seen at all. "
+        "Live default: 2."
     ),
 ]
 Guard: TypeAlias = Annotated[
@@ -87,7 +121,24 @@ Unverified: TypeAlias = Annotated[
     bool, typer.Option("--unverified", help="Run an engine that `geal-edge verify` has not found right here.")
 ]
 Quiet: TypeAlias = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+PrivacyOf: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        "-c",
+        metavar="FILE",
+        help="Configuration whose [privacy] says how the hook is run that pictures of the spool must pass (docs/privacy.md).",
+    ),
+]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print the machine form (docs/formats.md).")]
+
+
+def privacy_of(config: Path | None) -> PrivacyFilter | None:
+    """What pictures pass by a configuration; None where none is named.
+
+    Raises ConfigError, and UsageError for a function that cannot be had.
+    """
+    return None if config is None else PrivacyFilter(read_configuration(config, os.environ).settings.privacy)
 
 
 def open_sources(
@@ -173,14 +224,24 @@ def _chosen(
     return engines
 
 
+def duration_s(text: str, flag: str) -> float:
+    """Seconds of a length of time. Raises UsageError.
+
+    >>> duration_s("90s", "--for"), duration_s("10min", "--for"), duration_s("0.5h", "--for")
+    (90.0, 600.0, 1800.0)
+    """
+    found = DURATION.fullmatch(text.strip())
+    if found is None or float(found[1]) == 0.0:
+        raise UsageError(f"{flag} {text}: must be a length of time, as 90s, 10min or 2h")
+    return float(found[1]) * SECONDS[found[2]]
+
+
 def require_writable_place(out: Path) -> None:
     """Raise UsageError where a result could not be written in the end: better said before hours of work than after."""
     if out.is_dir():
-        raise UsageError(f"{out}: is a folder. Name the file to write, as in -o {out / 'picks.json'}.")
+        raise UsageError(f"{out}: is a folder. Name the file to write in it.")
     if not os.access(out.parent, os.W_OK | os.X_OK):
-        raise UsageError(
-            f"{out}: its folder does not exist or may not be written. Make it first, or choose another -o."
-        )
+        raise UsageError(f"{out}: its folder does not exist or may not be written. Make it first, or choose another.")
 
 
 def untrained_note(untrained: bool, watch: "Terminal") -> None:
@@ -188,6 +249,15 @@ def untrained_note(untrained: bool, watch: "Terminal") -> None:
         watch.warn(
             "this bundle's weights are UNTRAINED: what it selects shows the machinery, not what DINO would choose."
         )
+
+
+def plain(text: object) -> str:
+    """Text that moves no cursor: names and ids may be anybody's.
+
+    >>> plain("car\\x1b[2J")
+    'car?[2J'
+    """
+    return "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in str(text))
 
 
 class Terminal:
@@ -236,7 +306,10 @@ class Terminal:
 
     def warn(self, message: str) -> None:
         if not self._quiet:
-            self._console.print(f"note: {message}", markup=False)
+            self._console.print(f"note: {plain(message)}", markup=False)
+
+    def take_notices(self) -> Sequence[Notice]:
+        return ()
 
     def say(self, message: str = "") -> None:
         """A line of the result, for people, on stdout."""
@@ -273,3 +346,54 @@ def fail_if(condition: bool, code: int) -> None:
     if condition:
         sys.stdout.flush()
         raise typer.Exit(code)
+
+
+class Onlooker:
+    """Somebody who looks on until they have seen enough: Ctrl-C, SIGTERM, or `q` where keys are listened to."""
+
+    def __init__(self, wake: int, keys: int | None) -> None:
+        self.over = False
+        self._wake = wake
+        self._keys = keys
+
+    def wait(self, seconds: float) -> bool:
+        """Wait so long, or until something else is to be seen: another size of the terminal. False: it is over."""
+        ready, _, _ = select.select([self._wake, *([] if self._keys is None else [self._keys])], [], [], seconds)
+        if self._wake in ready:
+            os.read(self._wake, 64)
+        if self._keys in ready:
+            pressed = os.read(self._keys, 64)
+            self.over = self.over or not pressed or b"q" in pressed.lower()
+        return not self.over
+
+
+@contextmanager
+def onlooking(*, keys: bool = False) -> Iterator[Onlooker]:
+    """Until Ctrl-C, SIGTERM, a terminal that is closed, or a pipe that nobody reads any more: that is no error. At the end the
+    terminal is as it was before. keys: whether single keys of it are listened to."""
+    wake, told = os.pipe()
+    os.set_blocking(told, False)
+    listen = sys.stdin.fileno() if keys and sys.stdin.isatty() else None
+    onlooker = Onlooker(wake, listen)
+
+    def ask(signum: int, _: FrameType | None) -> None:
+        onlooker.over = onlooker.over or signum != signal.SIGWINCH
+        with suppress(BlockingIOError):  # it is told already
+            os.write(told, b".")
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGWINCH)
+    before = {number: signal.signal(number, ask) for number in numbers}
+    modes = None if listen is None else termios.tcgetattr(listen)
+    try:
+        if listen is not None:
+            tty.setcbreak(listen)
+        yield onlooker
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be flushed at the end
+    finally:
+        if listen is not None and modes is not None:
+            termios.tcsetattr(listen, termios.TCSADRAIN, modes)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.close(wake)
+        os.close(told)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from geal_edge.cli.common import Quiet, Terminal, open_encoder, stopping_well
-from geal_edge.cli.run import result_lines
+from geal_edge.cli.status import result_lines
 from geal_edge.errors import UsageError
 from geal_edge.models.bundle import MANIFEST_FILE
 from geal_edge.runtime import durable, pipeline

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from geal_edge.cli.common import Json, fail_if, require_writable_place
-from geal_edge.errors import MachineNotReady
+from geal_edge.errors import MachineNotReady, UsageError
 from geal_edge.runtime.doctor.archive import write_archive
 from geal_edge.runtime.doctor.examination import Report, examine
 from geal_edge.runtime.doctor.finding import System
@@ -29,6 +29,15 @@ def doctor(
             "events; no frames.",
         ),
     ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            "-c",
+            metavar="FILE",
+            help="Put this service's configuration into the archive too, without secrets.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Examine this machine: engines by what they compute, drivers, OpenCV, cameras, clock, disk, memory, caches.
@@ -37,15 +46,17 @@ def doctor(
 
     Example: `geal-edge doctor --spool spool`
 
-    For support: `geal-edge doctor --spool spool --archive doctor.tar.gz`
+    For support: `geal-edge doctor --spool spool --config geal-edge.toml --archive doctor.tar.gz`
     """
     if archive is not None:
         require_writable_place(archive)
+    elif config is not None:
+        raise UsageError("--config: what it names goes into the archive. Name that too, as in --archive doctor.tar.gz.")
     system = System(environ=os.environ, wall_ns=time.time_ns, spool=spool)
     report = examine(system)
     print(json.dumps(report.as_json(), indent=1, ensure_ascii=False) if as_json else "\n".join(_lines(report)))
     if archive is not None:
-        names = write_archive(archive, report, system)
+        names = write_archive(archive, report, system, config)
         typer.echo(f"{archive}: {', '.join(names)}; no frames", err=True)
     fail_if(report.verdict == "broken", MachineNotReady.exit_code)
 

@@ -14,6 +14,7 @@ from geal_edge.cli.memory import memory_lines
 from geal_edge.cli.status import status_lines
 from geal_edge.errors import BackendError, UsageError
 from geal_edge.models.bundle import MANIFEST_FILE, Bundle, output_dtype
+from geal_edge.models.jsontext import parse_json
 from geal_edge.runtime.features import HEAD, read_head
 from geal_edge.runtime.memoryfile import is_memory, memory_json, read_memory
 from geal_edge.runtime.plan import SCHEMA as PLAN_SCHEMA
@@ -41,14 +42,14 @@ def inspect(
     if (path / MANIFEST_FILE).is_file():
         bundle = Bundle.open(path)
         data = {**bundle.manifest.as_json(), "digest": bundle.digest}
-        lines = bundle_lines(bundle)
+        lines = _whole(path, bundle_lines(bundle))
     elif (path / DATABASE).is_file():
         with open_view(path) as view:
             data = view.status()
         lines = status_lines(path, data)
     elif (path / HEAD).is_file():
         data = read_head(path)
-        lines = features_lines(path, data)
+        lines = _whole(path, features_lines(path, data))
     elif is_memory(path):
         data = memory_json(path, read_memory(path))
         lines = memory_lines(path, data)
@@ -56,11 +57,11 @@ def inspect(
         data = plan_json(path.with_suffix(PLAN_SUFFIX))
         lines = _whole(path, plan_lines(data))
     elif schema_of(path) == VERIFY_SCHEMA:
-        data = json.loads(path.read_bytes())
+        data = parse_json(path.read_bytes())
         lines = _whole(path, verification_lines(path, data))
     elif path.is_file():
         data = read_picks(path)
-        lines = picks_lines(path, data)
+        lines = _whole(path, picks_lines(path, data))
     elif not path.exists():
         raise UsageError(f"{path}: no such file or folder.")
     else:
@@ -128,7 +129,7 @@ def picks_lines(path: Path, data: dict[str, Any]) -> Iterator[str]:
 def schema_of(path: Path) -> object:
     """What a JSON file says that it is; None where it says nothing, or is no JSON."""
     try:
-        data = json.loads(path.read_bytes())
+        data = parse_json(path.read_bytes())
     except (OSError, ValueError):
         return None
     return data.get("schema") if isinstance(data, dict) else None
@@ -138,7 +139,7 @@ def _whole(path: Path, lines: Iterator[str]) -> Iterator[str]:
     """The lines of a file whose fields nobody has checked. Raises UsageError where one is absent or wrong."""
     try:
         return iter(list(lines))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise UsageError(f"{path}: is not whole ({error!r}). Delete it, and make it anew.") from error
 
 
@@ -152,7 +153,7 @@ def plan_json(path: Path) -> dict[str, Any]:
         ) from None
     except BackendError as error:
         raise BackendError(f"{path}: {error}. Build it again with `geal-edge build`.") from error
-    return {**json.loads(path.with_suffix(".json").read_bytes()), "damage": stored.damage()}
+    return {**parse_json(path.with_suffix(".json").read_bytes()), "damage": stored.damage()}
 
 
 def plan_lines(data: dict[str, Any]) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """`geal-edge run`: stream sources into a spool, as a vehicle does."""
 
-import re
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -9,51 +9,63 @@ import typer
 
 from geal_edge.cli.common import (
     BackendChoice,
-    BundleFolder,
-    Fps,
     Group,
     Guard,
+    LiveFps,
     Name,
     Quiet,
-    Sources,
+    RunBundle,
+    RunSources,
     Terminal,
     Threads,
     Topics,
     Unverified,
+    duration_s,
     open_sources,
     open_watched,
     say_notes,
     stopping_well,
     untrained_note,
 )
-from geal_edge.cli.status import certificate_words
+from geal_edge.cli.service import run_service
+from geal_edge.cli.status import result_lines
+from geal_edge.config import DiskConfig
 from geal_edge.errors import UsageError
 from geal_edge.runtime import pipeline
-from geal_edge.runtime.budget import FORMS, BudgetPlan, live_plan, parse_cap
+from geal_edge.runtime.budget import FORMS, BudgetPlan, live_plan, parse_bytes, parse_cap
+from geal_edge.runtime.identity import Identity, machine_name
 from geal_edge.runtime.imagefile import Encoding
 from geal_edge.runtime.live import LiveSource, is_live, open_live
 from geal_edge.runtime.release import ReleaseRule
 from geal_edge.runtime.sources import Source
-from geal_edge.runtime.spoolview import SpoolView, open_view
+from geal_edge.runtime.spoolview import open_view
+from geal_edge.runtime.telemetry import Telemetry, pulse_folder
+from geal_edge.runtime.vehicletime import boot_id
 from geal_edge.runtime.watched import OnFailure
-
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(s|min|h)")
-_SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0}
 
 
 def run(
-    sources: Sources,
-    bundle: BundleFolder,
+    context: typer.Context,
+    sources: RunSources = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            "-c",
+            help="Run as a service by this configuration (docs/service.md); flags given beside it win over what it says.",
+        ),
+    ] = None,
+    bundle: RunBundle = None,
     spool: Annotated[
-        Path, typer.Option("--spool", "-s", help="Spool folder; made if absent, continued if it is there.")
-    ],
+        Path | None, typer.Option("--spool", "-s", help="Spool folder; made if absent, continued if it is there.")
+    ] = None,
     budget: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
             help="Frames (with --group: units) to select: of recorded sources in all for this spool, as 50; of live ones per "
             "hour, day or trip, or bytes, as 50/day or 200MB/day; again for more caps, which hold together.",
         ),
-    ],
+    ] = None,
     release: Annotated[
         ReleaseRule | None,
         typer.Option(
@@ -70,7 +82,7 @@ def run(
             help="Memory file (geal-edge memory add) of frames that are labelled or sent already, and of what is to be ignored."
         ),
     ] = None,
-    fps: Fps = None,
+    fps: LiveFps = None,
     topic: Topics = None,
     group: Group = None,
     name: Name = None,
@@ -88,6 +100,14 @@ def run(
             help="A word for what is retained in this run, as rain or route-7; again for more. `list` has them."
         ),
     ] = None,
+    max_disk: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BYTES",
+            help="What all files of the spool may take, as 2GB: beyond it the radius rises and the least needed gives way; what "
+            "is released never does. Default: no quota; 200 MB of the disk stay free in any case.",
+        ),
+    ] = None,
     backend: BackendChoice = "ort-cpu",
     unverified: Unverified = False,
     on_engine_failure: Annotated[
@@ -98,6 +118,9 @@ def run(
         ),
     ] = None,
     threads: Threads = None,
+    allow_untrained: Annotated[
+        bool, typer.Option("--allow-untrained", help="With --config: run a bundle of untrained weights.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Stream sources and select the frames worth labelling; goes on where it was stopped.
@@ -114,8 +137,26 @@ def run(
 
     What a camera's software writes into a folder, as it comes: `geal-edge run watch:/data/incoming --bundle bundle --spool spool
     --budget 50/day --budget 200MB/day`
+
+    As a service: `geal-edge run --config /etc/geal-edge/geal-edge.toml`
     """
+    if config is not None:
+        run_service(
+            config,
+            context,
+            for_s=None if for_ is None else duration_s(for_, "--for"),
+            shadow=shadow,
+            tags=tag or (),
+            quiet=quiet,
+        )
+        return
+    if not sources or bundle is None or spool is None or not budget:
+        absent = {"SOURCE": sources, "--bundle": bundle, "--spool": spool, "--budget": budget}
+        raise UsageError(
+            f"{', '.join(name for name, value in absent.items() if not value)}: must be given, or --config FILE that says it"
+        )
     opened: list[Source | LiveSource]
+    identity = None
     if any(is_live(spec) for spec in sources):
         if topic or again:
             option = "--topic" if topic else "--again"
@@ -123,9 +164,16 @@ def run(
                 f"{option}: is for recorded sources; live ones are seen once, and a topic is named ros2:/TOPIC"
             )
         opened = [
-            open_live(sources, name=name, rate_hz=fps, group_s=group, for_s=None if for_ is None else duration_s(for_))
+            open_live(
+                sources,
+                name=name,
+                rate_hz=fps,
+                group_s=group,
+                for_s=None if for_ is None else duration_s(for_, "--for"),
+            )
         ]
         limit: int | BudgetPlan = live_plan([parse_cap(text) for text in budget], release)
+        identity = Identity(vehicle=machine_name(), boot_id=boot_id())
     else:
         opened = [*open_sources(sources, name=name, fps=fps, topics=topic, group_s=group)]
         limit = recorded_budget(budget, release, for_)
@@ -140,12 +188,15 @@ def run(
                 spool_path=spool,
                 budget=limit,
                 known=known or (),
+                identity=identity,
                 group_s=group,
                 encoding=encoding,
                 again=again,
                 guard=guard,
                 shadow=shadow,
                 tags=tag or (),
+                disk=DiskConfig(max_bytes=None if max_disk is None else parse_bytes(max_disk, "--max-disk")),
+                telemetry=Telemetry(pulse_folder(os.environ)),
                 watch=watch,
                 stop=stop,
             )
@@ -172,28 +223,3 @@ def recorded_budget(texts: Sequence[str], release: ReleaseRule | None, for_: str
             f"Live ones have {FORMS}."
         )
     return cap.limit
-
-
-def duration_s(text: str) -> float:
-    """Seconds of a length of time. Raises UsageError.
-
-    >>> duration_s("90s"), duration_s("10min"), duration_s("0.5h")
-    (90.0, 600.0, 1800.0)
-    """
-    found = _DURATION.fullmatch(text.strip())
-    if found is None or float(found[1]) == 0.0:
-        raise UsageError(f"--for {text}: must be a length of time, as 90s, 10min or 2h")
-    return float(found[1]) * _SECONDS[found[2]]
-
-
-def result_lines(view: SpoolView, spool: Path) -> Iterator[str]:
-    """What a run came to, for people."""
-    frames, _ = view.counts()
-    gated = f"{frames['gated']} gated, " if frames["gated"] else ""
-    released = f"{frames['released']} released, " if frames["released"] else ""
-    units = "" if view.group_s is None else f" units, of which {view.units()['selected']} are selected"
-    yield (
-        f"{frames['selected']} of {frames['seen']} frames selected, budget {view.budget}{units} "
-        f"({released}{frames['not_new']} not new, {frames['evicted']} evicted, {gated}{frames['lost']} lost): {spool}"
-    )
-    yield certificate_words(view.certificate(), frames)

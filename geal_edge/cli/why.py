@@ -1,11 +1,8 @@
 """`geal-edge why`: why a frame was selected, or not."""
 
 import json
-from typing import Annotated
 
-import typer
-
-from geal_edge.cli.common import Json, SpoolFolder
+from geal_edge.cli.common import FrameId, Json, SpoolFolder
 from geal_edge.runtime.spoolview import open_view
 from geal_edge.runtime.why import sentence
 from geal_edge.runtime.why import why as explain
@@ -13,7 +10,7 @@ from geal_edge.runtime.why import why as explain
 
 def why(
     spool: SpoolFolder,
-    id: Annotated[str, typer.Argument(metavar="ID", help="The frame's id, as `geal-edge list` shows it.")],  # noqa: A002
+    id: FrameId,  # noqa: A002
     as_json: Json = False,
 ) -> None:
     """Say why a frame was selected, or why not; also of frames that were looked at and not retained.

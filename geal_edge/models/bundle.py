@@ -12,6 +12,7 @@ resizes is.
 
 import hashlib
 import json
+import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ import numpy as np
 
 from geal_edge.config import RESIZE_FILTERS, ClusterConfig, ResizeFilter
 from geal_edge.errors import BundleError, UsageError
+from geal_edge.models.jsontext import parse_json
 
 SCHEMA = "geal-edge/bundle/1"
 GRAPH_FILE = "model.onnx"
@@ -149,7 +151,8 @@ class Manifest:
                 reference_origin=str(reference["origin"]),
                 parity=dict(data["parity"]),
             )
-        except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
+            space = manifest.feature_space  # no number that JSON does not know has a digest
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError, UsageError) as error:
             raise BundleError(
                 f"{where}: not a manifest that can be believed ({error!r}). Export the bundle again."
             ) from error
@@ -162,10 +165,10 @@ class Manifest:
             raise BundleError(
                 f"{where}: resize filter {manifest.resize!r} is unknown, expected {' or '.join(RESIZE_FILTERS)}."
             )
-        if data.get("feature_space") != manifest.feature_space:
+        if data.get("feature_space") != space:
             raise BundleError(
                 f"{where}: feature_space is {data.get('feature_space')!r}, but its own settings give "
-                f"{manifest.feature_space!r}. The file was edited; export the bundle again."
+                f"{space!r}. The file was edited; export the bundle again."
             )
         return manifest
 
@@ -241,7 +244,7 @@ class Bundle:
                 f"Make one with `geal-edge export --out {path}`."
             ) from error
         try:
-            data = json.loads(text)
+            data = parse_json(text)
         except ValueError as error:
             raise BundleError(f"{where}: not JSON ({error}). {_DAMAGED}") from error
         if not isinstance(data, dict):
@@ -256,6 +259,11 @@ class Bundle:
                 raise BundleError(
                     f"{path / name}: digest is {found[:19]}..., the manifest says {expected[:19]}... {_DAMAGED}"
                 )
+        if _has_outer_data(path / GRAPH_FILE):
+            raise BundleError(
+                f"{path / GRAPH_FILE}: keeps tensors in other files, which no digest covers. `geal-edge export` makes none such: "
+                "export the bundle again."
+            )
         return cls(path=path, manifest=manifest, digest=digest(text))
 
 
@@ -279,6 +287,15 @@ def file_digest(path: Path) -> str:
         while block := file.read(1 << 20):
             sha.update(block)
     return "sha256:" + sha.hexdigest()
+
+
+def _has_outer_data(graph: Path) -> bool:
+    """Whether an ONNX file may name other files: `location` is the key under which it would. The bytes are looked at, since there
+    may be no onnx here; in weights they stand by chance once in 10^11 files."""
+    if not graph.stat().st_size:
+        return False
+    with graph.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return data.find(b"location") >= 0
 
 
 def _triple(values: Any) -> tuple[float, float, float]:

@@ -34,6 +34,7 @@ from urllib.parse import urlsplit
 
 from geal_edge import __version__
 from geal_edge.errors import DownloadError, StorageError, WeightsError
+from geal_edge.models.jsontext import parse_json
 
 TIMEOUT_S = 10.0
 """How long nothing may come: no answer from any address at first, no byte later."""
@@ -164,7 +165,7 @@ class _Part:
         """Take up what an earlier process left, if its record proves it; else begin with nothing."""
         self.restart()
         try:
-            record = json.loads(self._record.read_bytes())
+            record = parse_json(self._record.read_bytes())
             size, mark, total, announced = (record[key] for key in ("bytes", "mark", "total", "announced"))
             if record["url"] != self.url or not isinstance(size, int) or not isinstance(mark, str):
                 return

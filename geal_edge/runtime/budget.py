@@ -2,7 +2,7 @@
 
 One cap is that of the round (rounds.py): it is what the selector chooses for. The others only hold releases back. Each has a
 window of its own, in the time of vehicletime.py: a window of an hour or a day that is over starts anew; time off counts for at
-most one window, so that nothing is saved up over a week in the garage. A trip ends after `TRIP_GAP_S` without a frame, when the
+most one window, so that nothing is saved up over a week in the garage. A trip ends after `gap_s` without a frame, when the
 vehicle was switched off, or when it is told to.
 
 Under `paced` a cap on bytes is spent evenly, like one on units: by bytes x elapsed / length.
@@ -71,6 +71,26 @@ def parse_cap(text: str) -> Cap:
     return Cap(limit=int(limit), counts="units" if unit is None else "bytes", period=period)
 
 
+def parse_bytes(text: str, option: str) -> int:
+    """Bytes as they are written for `option`. Raises UsageError.
+
+    >>> parse_bytes("2GB", "--max-disk"), parse_bytes("1.5MB", "--max-disk")
+    (2000000000, 1500000)
+    """
+    found = _CAP.fullmatch(text.strip())
+    if found is None or found[2] is None or found[3] is not None:
+        raise UsageError(f"{option} {text}: must be a number of bytes with its unit ({', '.join(_BYTES)}), as 2GB")
+    return int(float(found[1]) * _BYTES[found[2]])
+
+
+def megabytes(size: float) -> str:
+    """
+    >>> megabytes(2_600_000), megabytes(40_000), megabytes(61_000_000_000)
+    ('2.6 MB', '0.0 MB', '61.0 GB')
+    """
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BudgetPlan:
     """How caps become rounds.
@@ -80,6 +100,7 @@ class BudgetPlan:
     release   when what is selected becomes final
     others    caps that hold releases back beside it
     caps      all that were given, as text: what a spool is filled with for ever
+    gap_s     seconds without a frame that end a trip
     """
 
     units: int
@@ -87,6 +108,7 @@ class BudgetPlan:
     release: ReleaseRule
     others: tuple[Cap, ...]
     caps: tuple[str, ...]
+    gap_s: float = TRIP_GAP_S
 
     @property
     def length_s(self) -> float | None:
@@ -99,7 +121,7 @@ class BudgetPlan:
         return tuple(cap for cap in self.others if (cap.length_s or math.inf) < own_s)
 
 
-def live_plan(caps: Sequence[Cap], release: ReleaseRule | None = None) -> BudgetPlan:
+def live_plan(caps: Sequence[Cap], release: ReleaseRule | None = None, *, gap_s: float = TRIP_GAP_S) -> BudgetPlan:
     """The round is that of the longest timed cap on units; else of the trip; else of a cap on bytes.
 
     Raises UsageError for caps that do not say how often, and release rules that cannot go with them.
@@ -128,13 +150,51 @@ def live_plan(caps: Sequence[Cap], release: ReleaseRule | None = None) -> Budget
         raise UsageError(
             "--release immediate: decides before a frame's bytes are known. Use --release paced, or cap frames alone."
         )
-    plan = BudgetPlan(units=units, period=period, release=release, others=others, caps=tuple(str(cap) for cap in caps))
+    plan = BudgetPlan(
+        units=units, period=period, release=release, others=others, caps=tuple(str(cap) for cap in caps), gap_s=gap_s
+    )
     if release == "round_end" and plan.shorter and period != "trip":
         raise UsageError(
             f"--release round_end: releases all of a {period} at once, of which --budget {plan.shorter[0]} would refuse the "
             "most. Use --release paced."
         )
     return plan
+
+
+def budget_lines(
+    state: dict[str, Any] | None,
+    *,
+    counted: str,
+    limit: int,
+    spent: int,
+    length_s: float | None,
+    elapsed_s: float,
+) -> list[dict[str, Any]]:
+    """The round's budget, and of a live source the caps beside it: limit, spent, seconds until it starts anew.
+
+    state    of `Allowance.as_dict`; None of recorded sources
+    counted  what a budget counts, "frames" or "units"; of the round, `limit` of them, `spent` of which are released, and how
+             long it lasts and has lasted
+
+    >>> budget_lines(None, counted="frames", limit=50, spent=20, length_s=None, elapsed_s=0.0)
+    [{'unit': 'frames', 'period': None, 'limit': 50, 'spent': 20, 'refills_in_s': None}]
+    """
+    refills_in_s = None if length_s is None else max(0.0, length_s - elapsed_s)
+    period = state and state["period"]
+    lines = [{"unit": counted, "period": period, "limit": limit, "spent": spent, "refills_in_s": refills_in_s}]
+    for window in state["windows"] if state else ():
+        cap = parse_cap(window["cap"])
+        left_s = None if cap.length_s is None else max(0.0, cap.length_s - window["elapsed_s"])
+        lines.append(
+            {
+                "unit": "bytes" if cap.counts == "bytes" else counted,
+                "period": cap.period,
+                "limit": cap.limit,
+                "spent": window["spent"],
+                "refills_in_s": refills_in_s if state and cap.period == state["period"] else left_s,
+            }
+        )
+    return lines
 
 
 class Allowance:
@@ -154,6 +214,8 @@ class Allowance:
         """Seconds that count since the last note of an earlier run; of a round at most its length."""
         self.trip_is_over = False
         """The vehicle was switched off since then."""
+        self._off: Moment | None = None
+        """When it was switched off, while that may still count: its clock was synchronised then, and is not yet again."""
         if state is not None:
             before = Moment(**state["moment"])
             self.away_s = passed_s(before, self._moment)
@@ -162,8 +224,10 @@ class Allowance:
             if before.boot_id == self._moment.boot_id:
                 self._last_frame_s = state["last_frame_s"]
                 self._advance(self.away_s, credited=False)
+                self._off = Moment(**state["off"]) if "off" in state else None
             else:
                 self.trip_is_over = True
+                self._off = before if before.synchronised and not self._moment.synchronised else None
                 self._advance(self.away_s, credited=True)
 
     @property
@@ -176,10 +240,21 @@ class Allowance:
         before, self._moment = self._moment, self._now()
         self._advance(passed_s(before, self._moment), credited=False)
 
+    def time_off_s(self) -> float:
+        """Seconds switched off that count from now on, once: 0, but where a clock was synchronised only after the start, as one
+        that is set over a network is. Of a round at most its length; the other caps have heeded them."""
+        if self._off is None or not self._moment.synchronised:
+            return 0.0
+        off, self._off = self._off, None
+        # What was powered since counts already.
+        seconds = max(0.0, (self._moment.wall_ns - off.wall_ns) / 1e9 - self._moment.powered_s)
+        self._advance(seconds, credited=True)
+        return seconds
+
     def trip_ended(self, *, idle: bool) -> bool:
         """Whether too long passed without a frame; asked with each unit, and (`idle`) when none came for a while."""
         now_s, last_s = self._moment.powered_s, self._last_frame_s
-        ended = last_s is not None and now_s - last_s >= TRIP_GAP_S
+        ended = last_s is not None and now_s - last_s >= self._plan.gap_s
         if not idle:
             self._last_frame_s = now_s
         elif ended:
@@ -213,6 +288,7 @@ class Allowance:
             "windows": [{"cap": str(w.cap), "elapsed_s": w.elapsed_s, "spent": w.spent} for w in self._windows],
             "moment": self._moment.as_dict(),
             "last_frame_s": self._last_frame_s,
+            **({} if self._off is None else {"off": self._off.as_dict()}),
         }
 
     def _renew(self, period: Period) -> None:

@@ -1,8 +1,10 @@
 """Knowledge clusters: K-Means over the distilled tokens of one frame, stored as unit rows in fp16.
 
 The same recipe everywhere: start farthest-first from the most attended token, a few Lloyd steps, centres are plain means
-of raw tokens in both metrics, clusters that end without a member are left out. Deterministic: no seed, no time, float64
-inside, so that machines agree in nearly every bit of the fp16 result.
+of raw tokens in both metrics, clusters that end without a member are left out. Deterministic: no seed, no time.
+
+Every distance in it follows from the tokens' products with each other, which are worked out once. Products and sums of a frame's
+fp16 tokens are exact in float64 in any order, so machines differ in nothing but the last bit of a quotient or a root.
 """
 
 from dataclasses import dataclass
@@ -24,6 +26,8 @@ AUTHORS_TOLERANCE = 1e-4
 """The authors' stop rule with a random start: (sum of the centres' shifts)^2 below this."""
 SAME_TOKEN = 1e-12
 """Squared distance (1-cos) under which two tokens are the same but for float64 rounding; no second centre starts there."""
+NO_LENGTH = 1e-24
+"""Squared length of a centre, over the largest of a token, under which it has no direction: its tokens cancel each other out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,36 +58,42 @@ def knowledge_clusters(distilled: Distilled, config: ClusterConfig) -> Knowledge
     [0, -1, -1, 0, -1, 1, -1, -1, 1]
     """
     tokens = distilled.tokens.astype(np.float64)
-    if not np.linalg.norm(tokens, axis=1).all():
+    products = tokens @ tokens.T
+    if not products.diagonal().all():
         raise FrameError("degenerate", "the encoder gave a patch token of length zero, which has no direction")
     k = config.clusters_per_frame
     if len(tokens) <= k:
         centres, labels = tokens, np.arange(len(tokens))
     elif config.kmeans_start == "farthest":
-        start = farthest_first(tokens, k, config.kmeans_metric, first=int(np.argmax(distilled.attention)))
-        centres, labels = lloyd(tokens, tokens[start], config.kmeans_metric, config.kmeans_steps)
+        start = farthest_first(products, k, config.kmeans_metric, first=int(np.argmax(distilled.attention)))
+        centres, labels = lloyd(tokens, products, start, config.kmeans_metric, config.kmeans_steps)
     else:
         rng = np.random.default_rng(config.kmeans_seed)  # a fresh one per frame: frames do not depend on each other
         start = rng.choice(len(tokens), k, replace=False)
-        centres, labels = lloyd(tokens, tokens[start], config.kmeans_metric, config.kmeans_steps, rng)
+        centres, labels = lloyd(tokens, products, start, config.kmeans_metric, config.kmeans_steps, rng)
     occupied, labels = np.unique(labels, return_inverse=True)
     patch_cluster = np.full(distilled.patch_count, -1, np.int16)
     patch_cluster[distilled.patches] = labels
     return KnowledgeClusters(rows=unit_rows(centres[occupied]), patch_cluster=patch_cluster)
 
 
-def farthest_first(tokens: Float64, k: int, metric: Metric, *, first: int) -> IntArray:
-    """Indices of at most `k` tokens (M, D): `first`, then each time the one farthest from all chosen; ties: lower index.
+def farthest_first(products: Float64, k: int, metric: Metric, *, first: int) -> IntArray:
+    """Indices of at most `k` tokens: `first`, then each time the one farthest from all chosen; ties: lower index.
+
+    products  (M, M): of every token with every token
 
     Fewer than `k` where the tokens left are copies of chosen ones.
 
-    >>> farthest_first(np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.0, 1.0]]), 4, "cosine", first=0).tolist()
+    >>> tokens = np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.0, 1.0]])
+    >>> farthest_first(tokens @ tokens.T, 4, "cosine", first=0).tolist()
     [0, 2, 1]
     """
-    points = _directions(tokens) if metric == "cosine" else tokens
-    squares = np.einsum("ij,ij->i", points, points)
-    distances = squares[:, None] + squares - 2.0 * (points @ points.T)  # on unit rows: twice 1-cos, the same order
-    scale = squares.max()
+    squares = products.diagonal()
+    if metric == "cosine":
+        lengths = np.sqrt(squares)
+        distances, scale = 2.0 - 2.0 * (products / lengths / lengths[:, None]), 1.0  # twice 1-cos, the same order
+    else:
+        distances, scale = squares[:, None] + squares - 2.0 * products, float(squares.max())
     chosen = [first]
     nearest = distances[first].copy()
     while len(chosen) < k:
@@ -96,32 +106,41 @@ def farthest_first(tokens: Float64, k: int, metric: Metric, *, first: int) -> In
 
 
 def lloyd(
-    tokens: Float64, centres: Float64, metric: Metric, steps: int, rng: np.random.Generator | None = None
+    tokens: Float64,
+    products: Float64,
+    start: IntArray,
+    metric: Metric,
+    steps: int,
+    rng: np.random.Generator | None = None,
 ) -> tuple[Float64, IntArray]:
     """At most `steps` rounds of assign and mean; returns the centres after the last mean and the assignment behind it.
+
+    tokens    (M, D); products (M, M): of every one with every one
+    start     (K,): the tokens that are the first centres
 
     A centre that loses all members stays where it is; with `rng` (the authors' way) it jumps to a random token, and the
     authors' tolerance ends the loop. A step that moves no token ends it always: nothing would change any more.
     """
-    points = _directions(tokens) if metric == "cosine" else tokens
-    centres = centres.copy()
+    member = (np.arange(len(tokens)) == start[:, None]).astype(np.float64)  # (K, M): each centre is the mean of these
     labels = np.full(len(tokens), -1, np.intp)
     for _ in range(steps):
-        previous, labels = labels, _nearest(points, centres, metric)
+        previous, labels = labels, _nearest(products, member, metric)
         if rng is None and np.array_equal(previous, labels):
             break
-        member = labels == np.arange(len(centres))[:, None]  # (K, M)
-        counts = member.sum(axis=1)
-        moved = np.where(counts[:, None] > 0, member @ tokens / np.maximum(counts, 1)[:, None], centres)
+        moved = (labels == np.arange(len(start))[:, None]).astype(np.float64)
+        empty = np.flatnonzero(~moved.any(axis=1))
+        moved[empty] = member[empty]
         if rng is not None:
-            for empty in np.flatnonzero(counts == 0):
-                moved[empty] = tokens[rng.integers(len(tokens))]
-            shift = np.linalg.norm(moved - centres, axis=1).sum()
-            centres = moved
-            if shift**2 < AUTHORS_TOLERANCE:
+            moved[empty] = 0.0
+            for centre in empty:
+                moved[centre, rng.integers(len(tokens))] = 1.0
+            steps_taken = moved / moved.sum(axis=1, keepdims=True) - member / member.sum(axis=1, keepdims=True)
+            shifts = np.einsum("ki,ki->k", steps_taken @ products, steps_taken)
+            if np.sqrt(np.maximum(shifts, 0.0)).sum() ** 2 < AUTHORS_TOLERANCE:
+                member = moved
                 break
-        centres = moved
-    return centres, labels
+        member = moved
+    return (member @ tokens) / member.sum(axis=1, keepdims=True), labels
 
 
 def unit_rows(vectors: Float64) -> Rows:
@@ -136,16 +155,14 @@ def unit_rows(vectors: Float64) -> Rows:
     return rows
 
 
-def _nearest(points: Float64, centres: Float64, metric: Metric) -> IntArray:
+def _nearest(products: Float64, member: Float64, metric: Metric) -> IntArray:
+    """The nearest centre (M,) of each token; a centre is the mean of its members (K, M)."""
+    sums = products @ member.T  # (M, K): of each token with the sum of each centre's members
+    squares = np.einsum("km,mk->k", member, sums)  # lengths of those sums
     if metric == "cosine":
-        norms = np.linalg.norm(centres, axis=1, keepdims=True)
-        affinity = points @ (centres / np.maximum(norms, np.finfo(np.float64).tiny)).T
+        affinity = sums / np.sqrt(np.maximum(squares, NO_LENGTH * products.diagonal().max()))
     else:
-        affinity = points @ centres.T - 0.5 * np.einsum("ij,ij->i", centres, centres)
+        sizes = member.sum(axis=1)
+        affinity = sums / sizes - 0.5 * squares / sizes**2
     nearest: IntArray = affinity.argmax(axis=1)
     return nearest
-
-
-def _directions(tokens: Float64) -> Float64:
-    directions: Float64 = tokens / np.linalg.norm(tokens, axis=1, keepdims=True)
-    return directions

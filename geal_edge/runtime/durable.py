@@ -9,33 +9,59 @@ import errno
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from geal_edge.errors import SpoolLocked, StorageError
+from geal_edge.errors import DiskFull, SpoolLocked, StorageError
 
 TEMPORARY_SUFFIX = ".tmp"
 
 
-def write_file(path: Path, data: bytes) -> None:
-    """Put `data` under `path`; when this returns, a power cut cannot undo it. Raises StorageError; leaves no half file."""
-    temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
+def write_file(path: Path, data: bytes, *, sync_name: bool = True) -> None:
+    """Put `data` under `path`; when this returns, a power cut cannot undo it. Raises StorageError; leaves no half file.
+
+    sync_name  False: whoever asks syncs the folder when several files are in it (`write_files`)
+    """
     with _refusals(path, "write"):
+        _put(path, data, mode=0o600, sync=True)
+        if sync_name:
+            sync_folder(path.parent)
+
+
+def write_passing(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+    """Put `data` under `path`, all of it or what was there before, and sync nothing: for what is worth nothing after a power cut,
+    and is written so often that flash would wear. Raises StorageError; leaves no half file."""
+    with _refusals(path, "write"):
+        _put(path, data, mode=mode, sync=False)
+
+
+def _put(path: Path, data: bytes, *, mode: int, sync: bool) -> None:
+    temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
+    try:
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
-            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            try:
-                view = memoryview(data)
-                while view:
-                    view = view[os.write(handle, view) :]
+            view = memoryview(data)
+            while view:
+                view = view[os.write(handle, view) :]
+            if mode != 0o600:
+                os.fchmod(handle, mode)  # whatever the umask says
+            if sync:
                 os.fsync(handle)  # the name must not exist before its bytes do
-            finally:
-                os.close(handle)
-            os.replace(temporary, path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-            raise
-        sync_folder(path.parent)
+        finally:
+            os.close(handle)
+        os.replace(temporary, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def write_files(folder: Path, files: Sequence[tuple[str, bytes]]) -> None:
+    """`write_file` of several names in one folder, with one sync of it: all are safe when this returns. Raises StorageError."""
+    for name, data in files:
+        write_file(folder / name, data, sync_name=False)
+    with _refusals(folder, "write"):
+        sync_folder(folder)
 
 
 def write_tail(path: Path, data: bytes, *, at: int) -> None:
@@ -71,6 +97,12 @@ def make_folder(path: Path, mode: int = 0o777) -> None:
         sync_folder(path.parent)
 
 
+def make_private(path: Path) -> None:
+    """Let nobody but its owner into a folder that is there. One of another owner stays as it is."""
+    with contextlib.suppress(OSError):
+        path.chmod(0o700)
+
+
 def replace_folder(new: Path, place: Path) -> None:
     """Put the folder `new` at `place`, on the same file system; a folder that stood there is removed.
 
@@ -90,6 +122,23 @@ def remove_file(path: Path) -> None:
     """Remove a file; one that is gone already is fine. Not synced: whoever removes repeats it at the next start."""
     with _refusals(path, "remove"), contextlib.suppress(FileNotFoundError):
         os.unlink(path)
+
+
+def make_safe(folder: Path) -> None:
+    """Make what was removed from a folder, or named in it, stay so. Raises StorageError."""
+    with _refusals(folder, "sync"):
+        sync_folder(folder)
+
+
+def move_file(path: Path, target: Path) -> None:
+    """Give a file another name, in another folder too, on the same file system; one that has that name is replaced.
+
+    Raises StorageError.
+    """
+    with _refusals(target, "move a file here"):
+        os.replace(path, target)
+        sync_folder(target.parent)  # first the new name: between the two the file may have both, never none
+        sync_folder(path.parent)
 
 
 @contextlib.contextmanager
@@ -112,6 +161,21 @@ def exclusive_lock(path: Path, what: str) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the lock now; changes nothing."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(handle)
+    return False
 
 
 def sync_folder(folder: Path) -> None:
@@ -139,4 +203,5 @@ def _refusals(path: Path, action: str) -> Iterator[None]:
             errno.EISDIR: "A folder of that name is in the way: choose another name.",
             errno.EEXIST: "A file of that name is in the way: choose another folder.",
         }.get(error.errno or 0, "The disk refused it: check the device before starting again.")
-        raise StorageError(f"{path}: cannot {action} ({error.strerror}). {advice}") from error
+        refused = DiskFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else StorageError
+        raise refused(f"{path}: cannot {action} ({error.strerror}). {advice}") from error

@@ -37,6 +37,7 @@ import numpy.typing as npt
 import geal_edge
 from geal_edge.errors import FeatureSpaceMismatch, FrameError, SourceClash, SpoolDamaged, UsageError
 from geal_edge.models.bundle import Bundle, Manifest, token_space
+from geal_edge.models.jsontext import parse_json
 from geal_edge.runtime import durable
 from geal_edge.runtime.encoder import Encoded, Encoder
 from geal_edge.runtime.frame import Frame, Image, LostFrame
@@ -262,7 +263,7 @@ class Features:
         begin = position = 0
         while (end := data.find(b"\n", position)) >= 0:
             try:
-                line = json.loads(data[position : end + 1])
+                line = parse_json(data[position : end + 1])
             except ValueError:
                 return
             if "block" not in line:
@@ -432,7 +433,7 @@ def read_head(path: Path) -> dict[str, Any]:
     """
     where = path / HEAD
     try:
-        found = json.loads(where.read_bytes())
+        found = parse_json(where.read_bytes())
     except OSError as error:
         raise UsageError(f"{path}: no stored features here ({HEAD}: {error.strerror}).") from error
     except ValueError as error:

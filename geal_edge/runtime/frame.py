@@ -1,12 +1,13 @@
 """What a source yields: a frame that can be judged, or a frame that is lost with its reason."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from geal_edge.errors import FrameError
+from geal_edge.runtime.metadata import Metadata
 
 Image: TypeAlias = npt.NDArray[np.uint8]
 """uint8 (H, W, 3), RGB."""
@@ -25,6 +26,7 @@ class Frame:
     image            uint8 (H, W, 3) RGB
     encoded          the source's own file bytes where it has them (image files), else None
     encoding         file ending of `encoded` without the dot ("jpg", "png", ...), "" where `encoded` is None
+    metadata         what the vehicle says of it (metadata.py); empty where it says nothing
     """
 
     id: str
@@ -35,6 +37,7 @@ class Frame:
     encoded: bytes | None = None
     encoding: str = ""
     topic: str | None = None
+    metadata: Metadata = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +58,11 @@ class LostFrame:
     topic: str | None = None
 
 
-LATE = frozenset(("queue_full", "too_slow"))
+TOO_LATE = frozenset(("queue_full", "too_slow", "torn"))
 """Why a live source loses frames that nobody could look at in time."""
+LATE = TOO_LATE | {"stopped", "over_budget", "privacy"}
+"""Why frames are lost that could be read: nobody could look at them in time, or before a live source ended; their unit has more
+bytes than its budget ever allows; or the privacy hook failed on it. Each may hold for very many, so not each is an event."""
 
 
 def usable(item: Frame | LostFrame) -> Frame:

@@ -13,7 +13,7 @@ and is not stored: `guard_after` shows it those frames again, so that a resumed 
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -107,14 +107,19 @@ class Guard:
 
 
 def guard_after(
-    source: Source, cursor: int, kind: GuardKind, clusters_of: Callable[[Frame], KnowledgeClusters]
+    source: Source,
+    cursor: int,
+    kind: GuardKind,
+    clusters_of: Callable[[Frame], KnowledgeClusters],
+    held_back: Container[str] = (),
 ) -> Guard:
     """The guard as it was when the frame at `cursor` (a frame_index; -1: none) had been judged.
 
-    Reads at least the last `DEPTH` frames of each camera again; `all` encodes them too.
+    Reads at least the last `DEPTH` frames of each camera again; `all` encodes them too. `held_back`: ids of frames that a gate
+    did not let through to it.
     """
     guard = Guard(kind)
-    for frame in _last_frames(source, cursor):
+    for frame in _last_frames(source, cursor, held_back):
         guard.advance(frame)
         with suppress(FrameError):  # lost or gated then, and so now
             guard.before(frame)
@@ -123,8 +128,9 @@ def guard_after(
     return guard
 
 
-def _last_frames(source: Source, cursor: int) -> list[Frame]:
-    """The last `DEPTH` usable frames of each camera up to `cursor`, in order; all there are, where there are fewer."""
+def _last_frames(source: Source, cursor: int, held_back: Container[str]) -> list[Frame]:
+    """The last `DEPTH` usable frames of each camera up to `cursor` that were not held back, in order; all there are, where there
+    are fewer."""
     cameras: tuple[str | None, ...] = getattr(source, "topics", (None,))
     span = _SPAN
     while cursor >= 0:
@@ -133,7 +139,7 @@ def _last_frames(source: Source, cursor: int) -> list[Frame]:
         for item in source.frames(after=start):
             if item.frame_index > cursor:
                 break
-            if isinstance(item, Frame):
+            if isinstance(item, Frame) and item.id not in held_back:
                 last[item.topic].append(item)
         if start == -1 or all(len(frames) == DEPTH for frames in last.values()):
             return sorted((f for frames in last.values() for f in frames), key=lambda f: f.frame_index)

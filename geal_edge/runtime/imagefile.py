@@ -1,6 +1,7 @@
 """Frames as image files: what the spool stores of a frame that its source does not already have as a file."""
 
 import io
+from contextlib import suppress
 from typing import Literal, TypeAlias, get_args
 
 from geal_edge.errors import MissingDependency, UsageError
@@ -20,21 +21,29 @@ def stored_form(frame: Frame, encoding: Encoding) -> tuple[bytes, str]:
     """
     if frame.encoded is not None:
         return frame.encoded, frame.encoding
-    if max(frame.image.shape[:2]) > JPEG_MAX_SIDE:
+    if not fits_jpeg(frame.image):
         encoding = "png"
     return encode(frame.image, encoding), encoding
 
 
+def fits_jpeg(image: Image) -> bool:
+    return bool(max(image.shape[:2]) <= JPEG_MAX_SIDE)
+
+
 def encode(image: Image, encoding: Encoding) -> bytes:
     """uint8 (H, W, 3) RGB as JPEG (quality 95) or PNG (exact)."""
+    if encoding not in ENCODINGS:
+        raise UsageError(f"encoding {encoding!r}: must be one of {', '.join(ENCODINGS)}")
+    if encoding == "jpg":
+        # Where OpenCV is installed, it takes three quarters of Pillow's time for the same JPEG: it needs no copy of its own.
+        with suppress(ImportError):
+            return _jpeg_of_opencv(image)
     try:
         from PIL import Image as Pillow
     except ImportError as error:
         raise MissingDependency(
             "Pillow is not installed, and frames are stored with it. Install it with: pip install 'geal-edge[cpu]'"
         ) from error
-    if encoding not in ENCODINGS:
-        raise UsageError(f"encoding {encoding!r}: must be one of {', '.join(ENCODINGS)}")
     buffer = io.BytesIO()
     picture = Pillow.fromarray(image)
     if encoding == "jpg":
@@ -42,3 +51,10 @@ def encode(image: Image, encoding: Encoding) -> bytes:
     else:
         picture.save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
+
+
+def _jpeg_of_opencv(image: Image) -> bytes:
+    import cv2
+
+    _, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    return data.tobytes()

@@ -227,7 +227,10 @@ def known_of_spool(path: Path, wanted: str) -> Iterator[KnownFrame]:
         rows = view.clusters()
         for frame in view.selected():
             own = slice(frame.clusters.start, frame.clusters.stop)
-            yield KnownFrame(id=frame.id, digest=frame.sha256, rows=rows[frame.unit][own])
+            # One that was sent before a new bundle came has no clusters in its feature space.
+            yield KnownFrame(
+                id=frame.id, digest=frame.sha256, rows=rows[frame.unit][own] if frame.unit in rows else None
+            )
 
 
 def _known(frame: PoolFrame) -> KnownFrame:

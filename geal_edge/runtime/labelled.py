@@ -5,7 +5,6 @@ they know them (relative to some folder, or as the address of their own server),
 and in the folder above, there in `images/` too, by as much of its path as is found.
 """
 
-import json
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from geal_edge.errors import UsageError
+from geal_edge.models.jsontext import parse_json
 from geal_edge.runtime.sources.images import ENDINGS, ImageSource, own_name
 
 _IMAGES, _LABELS = "images", "labels"
@@ -94,7 +94,7 @@ def parse_xml(
 
 def _of_json(path: Path) -> list[str] | None:
     try:
-        data = json.loads(path.read_bytes())
+        data = parse_json(path.read_bytes())
     except (OSError, ValueError):
         return None  # whoever reads it as something else says what is wrong
     if isinstance(data, dict) and isinstance(data.get("images"), list):

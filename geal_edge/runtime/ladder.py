@@ -12,7 +12,7 @@ too many kills the level, which proves that the guess was too small. Then:
 The top level has no radius and never dies: it takes whatever any other level takes while it has room, outside the
 certificate, so that small budgets are spent. A unit is retained while some alive level holds it. The cap on retained units
 is kept by the one pressure rule: drop the smallest alive level until it fits; such a death proves nothing, so the radius
-rises and the lower bound stays.
+rises and the lower bound stays. A disk that has no room for a unit presses by the same rule (`press`).
 
 What the answering level leaves of the budget, and `fill` units of it at least, is the fill's: retained units that bring the
 mean chord down the most, outside the certificate too. Farthest first alone spends all on the edge of what was seen, and a
@@ -24,8 +24,8 @@ spool stored, bit for bit, and never learns anything twice.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import takewhile
 
 import numpy as np
@@ -194,7 +194,8 @@ class Ladder:
         capacity  the round's budget
         fill      so many units of it, fewer than all, are not the answering level's
         base      what is covered before the round begins: the rows of each frame of the memory
-        released  units that this round has released, in that order, with the levels that held them then
+        released  units that this round has released, in that order, with the levels that held them then; one without rows
+                  counts, and covers nothing
         """
         if capacity < 1:
             raise UsageError(f"budget = {capacity}: must be at least 1")
@@ -332,6 +333,29 @@ class Ladder:
             nearest_base=nearest_base,
             radius=self.radius,
         )
+
+    def press(self, decision: Decision, *, needed: int, own: int, sizes: Mapping[int, int]) -> Decision | None:
+        """The same decision where the disk has no room for it: the smallest alive levels are given up until what no level
+        holds any more frees enough. None where even that is not enough: then nothing may be given up for it.
+
+        needed  bytes that must come free, `own` of the unit in hand among them
+        sizes   bytes that each retained unit would free; one that is not named frees nothing
+
+        The last level with a radius is never given up: without it the round would retain nothing more.
+        """
+        pressed = list(decision.deaths)
+        alive = self._alive.copy()
+        alive[[death.level for death in pressed]] = False
+        while True:
+            levels = tuple(level for level in decision.levels if alive[level])
+            evicted = self._evicted_by(pressed)
+            if sum(sizes.get(unit, 0) for unit in evicted) + (0 if levels else own) >= needed:
+                return replace(decision, levels=levels, deaths=tuple(pressed), evicted=tuple(evicted))
+            smallest, *others = np.flatnonzero(alive[:TOP]).tolist() or [TOP]
+            if not others:
+                return None
+            alive[smallest] = False
+            pressed.append(Death(level=smallest, natural=False))
 
     def learn(self, decision: Decision) -> None:
         """Apply a decision that this ladder made in its present state, once it is safe on disk."""
@@ -575,7 +599,8 @@ class Ladder:
         self._member[slot, list(levels)] = True
 
     def _finalize(self, unit: int, rows: Rows, levels: Sequence[int]) -> None:
-        self._base.add(rows)
+        if len(rows):
+            self._base.add(rows)
         self._released.append(unit)
         self._released_counts[list(levels)] += 1
 

@@ -10,7 +10,7 @@ To know which one, each row's nearest row of another entry is carried along, and
 here: which frame goes may differ between machines, never between two runs of one.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
@@ -38,7 +38,7 @@ _QUERY_ROWS, _BLOCK_ROWS = 512, 8192
 class Mark:
     """What was marked of a frame to be ignored.
 
-    patches  row-major indices of the patches of the ignored clusters, ascending
+    patches  row-major indices of the patches of the ignored clusters, ascending; none: all clusters of the frame
     grid     (rows, columns)
     region   what the user drew; None where it was the witness
     """
@@ -128,6 +128,29 @@ def remember(memory: Memory, entries: Iterable[Entry]) -> Memory:
         table.forget(table.most_redundant())
     remembered, nearest = table.packed()
     return replace(memory, entries=remembered, forgotten=memory.forgotten + too_many, nearest=nearest)
+
+
+def ignored(entries: Iterable[Entry]) -> tuple[Entry, ...]:
+    """The same as what is to be ignored: never forgotten, and no frame of it is known. What is marked already stays as it is.
+
+    >>> entry = Entry(id="a", kind="known", rows=np.array([[1, 0]], np.float16), origin="doctest")
+    >>> [(entry.kind, entry.mark.patches) for entry in ignored([entry])]
+    [('ignore', ())]
+    """
+    whole = Mark(patches=(), grid=(0, 0))
+    return tuple(entry if entry.mark else replace(entry, kind="ignore", mark=whole) for entry in entries)
+
+
+def forget(memory: Memory, which: Callable[[Entry], bool]) -> Memory:
+    """The memory without the entries of which `which` is true: they were erased, and do not count as forgotten.
+
+    >>> entry = lambda id, *row: Entry(id=id, kind="known", rows=np.array([row], np.float16), origin="doctest")
+    >>> memory = remember(Memory(feature_space="fs"), [entry("a", 1, 0), entry("b", 0, 1)])
+    >>> [entry.id for entry in forget(memory, lambda entry: entry.id == "a").entries]
+    ['b']
+    """
+    remembered, nearest = _Table(memory, [entry for entry in memory.entries if not which(entry)]).packed()
+    return replace(memory, entries=remembered, nearest=nearest)
 
 
 def merge(memories: Sequence[Memory]) -> Memory:

@@ -20,6 +20,7 @@ import numpy as np
 
 import geal_edge
 from geal_edge.errors import SpoolDamaged, SpoolError, UsageError
+from geal_edge.models.jsontext import parse_json
 from geal_edge.runtime import durable
 from geal_edge.runtime.memory import KINDS, Entry, Mark, Memory, Nearest, require_space
 
@@ -86,7 +87,7 @@ def read_memory(path: Path) -> Memory:
         raise _damaged(path, "its checksum is not that of its bytes")
     try:
         return _parsed(body)
-    except (ValueError, KeyError, TypeError, IndexError) as error:  # what no version of ours has written
+    except (ValueError, OverflowError, KeyError, TypeError, IndexError) as error:  # what no version of ours has written
         raise _damaged(path, f"what stands in it cannot be meant: {error!r}") from error
 
 
@@ -100,7 +101,7 @@ def known_entries(path: Path, feature_space: str) -> tuple[Entry, ...]:
 def _parsed(body: bytes) -> Memory:
     begin = body.index(b"\n") + 1
     end = body.index(b"\n", begin)
-    head = json.loads(body[begin:end])
+    head = parse_json(body[begin:end])
     counts = [int(entry["clusters"]) for entry in head["entries"]]
     total, dim = sum(counts), int(head["dimensions"])
     if min(counts, default=1) < 1 or int(head["max_frames"]) < 1 or len(body) - end - 1 != total * (2 * dim + 8):

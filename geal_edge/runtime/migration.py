@@ -2,8 +2,9 @@
 
 Clusters of two spaces cannot be compared, but pictures can be looked at again: what is retained and what was released is
 encoded anew from the frames on disk, a fresh ladder of the same round judges the retained units in their old order, and the
-memory of the new space begins with what was released (that of the old one stays where it is, and is found again when the old
-bundle comes back). Nothing here writes: the spool stores the outcome in one transaction.
+memory of the new space begins with what was released and not yet sent, whose pictures are here (that of the old one stays
+where it is, and is found again when the old bundle comes back). Nothing here writes: the spool stores the outcome in one
+transaction.
 """
 
 import sqlite3
@@ -21,7 +22,7 @@ from geal_edge.runtime.clusters import KnowledgeClusters, Rows
 from geal_edge.runtime.frame import Image
 from geal_edge.runtime.ladder import Death, Decision, Ladder, RetainedUnit
 from geal_edge.runtime.memory import Entry
-from geal_edge.runtime.spooldb import FRAMES
+from geal_edge.runtime.spooldb import FRAMES, NO_ROWS
 from geal_edge.runtime.units import joined
 
 Encode: TypeAlias = Callable[[Image], KnowledgeClusters]
@@ -76,6 +77,8 @@ def encoded_anew(db: sqlite3.Connection, spool: Path, encode: Encode) -> Iterato
         try:
             clusters = tuple(encode(_image(spool / FRAMES / file)) for *_, file in frames)
         except FrameError as error:
+            if db.execute("SELECT state FROM units WHERE unit = ?", (unit,)).fetchone() == ("sent",):
+                continue  # an uploader beside us was quicker
             if state == "released":
                 raise SpoolDamaged(
                     f"{spool}: the released frame {frames[0][4]} cannot be encoded for the new bundle ({error}). Nothing was "
@@ -91,18 +94,25 @@ def judged_anew(
     units: Sequence[EncodedAnew],
     *,
     unreadable: Sequence[int],
+    gone: Sequence[int],
     round_number: int,
     capacity: int,
     fill: int,
     base: Sequence[Rows],
 ) -> Judgement:
-    """Let a fresh ladder of a round judge what is retained, over its new base and what the round has released."""
+    """Let a fresh ladder of a round judge what is retained, over its new base and what the round has released.
+
+    Of the units that it has released some are `gone`, sent or too old: they count, and cover nothing in the new space.
+    """
     here = [unit for unit in units if unit.round == round_number]
     ladder = Ladder(
         capacity=capacity,
         fill=fill,
         base=base,
-        released=[RetainedUnit(unit=u.unit, rows=u.rows, levels=()) for u in here if u.state == "released"],
+        released=[
+            *(RetainedUnit(unit=unit, rows=NO_ROWS, levels=()) for unit in gone),
+            *(RetainedUnit(unit=u.unit, rows=u.rows, levels=()) for u in here if u.state == "released"),
+        ],
     )
     decisions: dict[int, Decision] = {}
     retained = [unit for unit in here if unit.state == "retained"]

@@ -1,6 +1,16 @@
 """Who watches a long job: told of sources, frames and warnings as they come. The command line draws a progress line from it."""
 
-from typing import Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """Something that happened beside the frames: an event of the spool."""
+
+    name: str
+    detail: dict[str, Any]
 
 
 class Observer(Protocol):
@@ -15,6 +25,9 @@ class Observer(Protocol):
     def warn(self, message: str) -> None:
         """Something that the person should know, and that does not stop the job."""
 
+    def take_notices(self) -> Sequence[Notice]:
+        """What is to be an event. A run asks with every unit, and while none comes: whoever asks is alive."""
+
 
 class Silent:
     """Watches nothing."""
@@ -27,3 +40,6 @@ class Silent:
 
     def warn(self, message: str) -> None:
         pass
+
+    def take_notices(self) -> Sequence[Notice]:
+        return ()

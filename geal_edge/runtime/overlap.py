@@ -35,17 +35,18 @@ def overlapped(
     """`then` of each item, in their order; close it, so that its threads end with the loop over it.
 
     ahead  how far each step may be ahead of the one behind it, in items; 0: no threads, and an item is looked for when the one
-           before it is done, as a live source wants it whose newest frame is asked for
+           before it is done, as a live source wants it whose newest frame is asked for. It says soon that none came
 
-    Raises Interrupted before the next item once `stop` was asked, and at once while it waits for one; closing it then waits for
-    the items in the making, which nobody will see, and no longer. Whatever `items` and `then` raise is raised here, in its place.
+    Raises Interrupted before the next item once `stop` was asked, and with threads at once while it waits for one; closing it
+    then waits for the items in the making, which nobody will see, and no longer. Whatever `items` and `then` raise is raised
+    here, in its place.
 
     >>> with closing(overlapped((n for n in range(4)), lambda n: n * n, ahead=AHEAD, stop=Stop())) as squares:
     ...     list(squares)
     [0, 1, 4, 9]
     """
     if not ahead:
-        with closing(stop.between(items)) as each:
+        with closing(stop.between(items, at_once=False)) as each:
             for item in each:
                 yield then(item)
         return

@@ -14,6 +14,7 @@ from typing import Any
 import geal_edge
 from geal_edge.errors import BackendError
 from geal_edge.models.bundle import digest, file_digest
+from geal_edge.models.jsontext import parse_json
 from geal_edge.runtime import durable
 
 SCHEMA = "geal-edge/plan/1"
@@ -85,7 +86,7 @@ class StoredPlan:
 def read_stored(path: Path) -> StoredPlan:
     """The JSON beside a plan. Raises FileNotFoundError where there is none, BackendError where it cannot be believed."""
     try:
-        record: Any = json.loads(path.with_suffix(".json").read_bytes())
+        record: Any = parse_json(path.with_suffix(".json").read_bytes())
         schema, plan_digest = record["schema"], record["plan"]["digest"]
         if schema != SCHEMA:
             raise BackendError(f"its schema is {schema!r}, this version reads {SCHEMA!r}")
@@ -94,7 +95,7 @@ def read_stored(path: Path) -> StoredPlan:
             raise ValueError(f"compute_capability {facts.compute_capability!r}, max_batch {facts.max_batch!r}")
     except FileNotFoundError:
         raise
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, OverflowError, KeyError, TypeError) as error:
         raise BackendError(f"its JSON cannot be read ({error!r})") from error
     return StoredPlan(path=path, facts=facts, digest=plan_digest)
 

@@ -18,6 +18,7 @@ import geal_edge
 from geal_edge.config import PRESETS, SELECTIONS, ClusterConfig, GuardKind, SelectionConfig
 from geal_edge.errors import FrameError, FrameGated, Interrupted, SourceClash, SourceError, UsageError
 from geal_edge.models.bundle import Bundle, feature_space
+from geal_edge.models.jsontext import parse_json
 from geal_edge.runtime import baselines, durable, kcenter
 from geal_edge.runtime.clusters import Rows
 from geal_edge.runtime.distance import chord
@@ -599,7 +600,7 @@ def write_picks(path: Path, picks: dict[str, Any]) -> None:
 def read_picks(path: Path) -> dict[str, Any]:
     """Read a picks file. Raises UsageError where it is none, or one of another schema."""
     try:
-        data = json.loads(path.read_bytes())
+        data = parse_json(path.read_bytes())
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror}).") from error
     except ValueError as error:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import geal_edge
 from geal_edge.errors import BackendError, MissingDependency
 from geal_edge.models.bundle import Bundle
+from geal_edge.models.jsontext import parse_json
 from geal_edge.runtime import durable
 from geal_edge.runtime.backends.choice import BackendName
 from geal_edge.runtime.backends.identity import Identity, identity
@@ -120,12 +121,12 @@ class Standing:
 def standing(state: State, bundle: Bundle, name: BackendName) -> Standing:
     """Read the record of one engine. Nothing is started; a record that cannot be read counts as none."""
     try:
-        record = json.loads(record_path(state, bundle, name).read_bytes())
+        record = parse_json(record_path(state, bundle, name).read_bytes())
         passed, frame_ms = record["passed"] is True, record["frame_ms"]
         of_record = (record["schema"], record["bundle"], record["graph"], record["engine"], record["device"])
     except FileNotFoundError:
         return Standing(backend=name, verdict="absent", why="was never verified here")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, OverflowError, KeyError, TypeError) as error:
         return Standing(backend=name, verdict="absent", why=f"its record cannot be read ({error!r})")
     try:
         here = identity(name)

@@ -14,6 +14,9 @@ from geal_edge.runtime.backends.choice import INSIDE, BackendName
 from geal_edge.runtime.parity import Inside, looser
 from geal_edge.runtime.spread import Frames
 
+MAX_BYTES = 1 << 31
+"""Far more than eight frames and what is answered to them take."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
@@ -30,9 +33,13 @@ class Reference:
 def read_reference(bundle: Bundle) -> Reference:
     """What reference.npz holds. Raises BundleError where that is not what the manifest says."""
     try:
+        with zipfile.ZipFile(bundle.reference) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > MAX_BYTES:
+                raise ValueError(f"it says that it holds more than {MAX_BYTES} bytes")
         with np.load(bundle.reference, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
+    # An array that says that it is larger than all memory is a MemoryError.
+    except (ValueError, OSError, MemoryError, zipfile.BadZipFile) as error:
         raise BundleError(f"{bundle.reference}: cannot be read ({error}). Export the bundle again.") from error
     m = bundle.manifest
     frames = arrays.pop("image", np.empty(0, np.uint8))

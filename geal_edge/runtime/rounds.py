@@ -6,7 +6,7 @@ released and remembered, the rest is evicted, and the next round begins with a f
 recorded sources, goes on until it is ended.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -51,7 +51,7 @@ class RoundStore(Protocol):
 
     def note_budget(self, state: dict[str, Any]) -> None: ...
 
-    def event(self, name: str, **detail: Any) -> None: ...
+    def trip_ended(self, by: str) -> None: ...
 
 
 class Rounds:
@@ -109,6 +109,7 @@ class Rounds:
         """Release what is due by now; end a round whose time is over. Asked before each unit, and (`idle`) when none comes."""
         if self._allowance is not None:
             self._allowance.tick()
+            self._credit(self._allowance.time_off_s())
             if self._allowance.trip_ended(idle=idle):
                 self.end_trip("gap")
         progress = self.progress
@@ -154,6 +155,19 @@ class Rounds:
         self._note(self._next_price)
         return decision
 
+    def press(self, decision: Decision, *, needed: int, own: int, sizes: Mapping[int, int]) -> Decision | None:
+        """The same decision where the disk has no room for it (`Ladder.press`). Under `immediate` a unit that is refused moves
+        no price: it was not looked at."""
+        pressed = self._ladder.press(decision, needed=needed, own=own, sizes=sizes)
+        if pressed is None and self._price is not None:
+            self._next_price = self._price
+            self._note(self._price)
+        return pressed
+
+    def restore(self) -> None:
+        """Read the ladder anew: the spool has changed what it holds."""
+        self._begin()
+
     def learn(self, decision: Decision) -> None:
         """Apply a decision that is safe on disk; under `immediate`, release what it retained."""
         self._ladder.learn(decision)
@@ -167,7 +181,7 @@ class Rounds:
 
         by  `call`, `gap` (too long without a frame) or `power_off`
         """
-        self._spool.event("trip_ended", by=by)
+        self._spool.trip_ended(by)
         if self._settings.length_s is None and (self.retained or self.released):
             self.end()
         if self._allowance is not None:
@@ -183,6 +197,12 @@ class Rounds:
         left = [unit for unit in self._ladder.retained if unit not in release.units]
         self._spool.end_round(release, left)
         self._begin()
+
+    def _credit(self, off_s: float) -> None:
+        """Time switched off that is known only now is over for the round as well; at most the rest of it."""
+        length_s = self._settings.length_s
+        if length_s is not None:
+            self._began_s -= min(off_s, (1.0 - self.progress) * length_s)
 
     def _admits(self, price: Price, decision: Decision) -> bool:
         if not decision.retain or (self._allowance is not None and not self._allowance.may_allow(self.progress)):

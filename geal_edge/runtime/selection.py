@@ -2,15 +2,19 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
 
 from geal_edge.errors import GealEdgeError, Interrupted, MissingDependency, UsageError
+from geal_edge.runtime.context import ContextFrame
 from geal_edge.runtime.frame import Frame, LostFrame
 from geal_edge.runtime.live.opened import is_live
+from geal_edge.runtime.metadata import Metadata
 from geal_edge.runtime.pool import read_picks
+from geal_edge.runtime.privacy.filter import PrivacyFilter
+from geal_edge.runtime.privacy.leaving import Door, Leaving
 from geal_edge.runtime.sources import Source, open_source
 from geal_edge.runtime.sources.bags import BagSource
 from geal_edge.runtime.spoolview import open_view
@@ -27,8 +31,12 @@ class SelectedFrame:
     novelty   chord to what was retained when it was seen; None for the first frame seen, and in picks files
     patches   row-major indices of the witness on the grid; empty for the first, and where another frame of the unit has it
     grid      (rows, columns)
-    file      its bytes in the spool; None in picks files
+    file      its bytes in the spool; None in picks files, and once it was sent
     sha256    of the spool's file, or of the source's own file; None for a video's frame in a picks file
+    metadata  what the vehicle said of it; empty where it said nothing, and in picks files
+    context   pictures before and after it, files beside `file`; none in picks files
+    sent      of a frame on the far side `vehicle`, `trip`, `key` and `tags`; else empty
+    made_by   what chose that one; empty where the selection says it of all
     """
 
     number: int
@@ -42,8 +50,12 @@ class SelectedFrame:
     novelty: float | None
     patches: tuple[int, ...]
     grid: tuple[int, int]
-    file: Path | None
+    file: Leaving | None
     sha256: str | None
+    metadata: Metadata = field(default_factory=dict)
+    context: tuple[ContextFrame, ...] = ()
+    sent: Mapping[str, Any] = field(default_factory=dict)
+    made_by: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +70,10 @@ class SelectedSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """name is that of the spool or picks file; frames stand in their order, their units numbered 1, 2, 3, ..."""
+    """name is that of the spool or picks file; frames stand in their order, their units numbered 1, 2, 3, ...
+
+    door  what pictures of a spool leave through; None for a picks file
+    """
 
     name: str
     producer: str
@@ -68,20 +83,23 @@ class Selection:
     untrained: bool
     sources: tuple[SelectedSource, ...]
     frames: tuple[SelectedFrame, ...]
+    door: Door | None = None
 
 
-def read_selection(path: Path) -> Selection:
+def read_selection(path: Path, privacy: PrivacyFilter | None = None) -> Selection:
     """Read the selected frames of a spool (also beside a running writer) or of a picks file, without their pictures.
+
+    privacy  what those of a spool pass where it asks for it
 
     Raises UsageError where `path` is neither, SpoolError where the folder is no spool.
     """
     if path.is_dir():
-        return _of_spool(path)
+        return _of_spool(path, privacy)
     if path.exists():
         picks = read_picks(path)
         try:
             return _of_picks(path.name, picks)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
             raise not_whole(path, error) from error
     raise nothing_there(path)
 
@@ -98,8 +116,9 @@ def not_whole(path: Path, error: Exception) -> UsageError:
     return UsageError(f"{path}: is not a whole picks file ({what}). Write it again with `geal-edge select -o`.")
 
 
-def _of_spool(path: Path) -> Selection:
+def _of_spool(path: Path, privacy: PrivacyFilter | None) -> Selection:
     with open_view(path) as view:
+        door = view.door(privacy)
         return Selection(
             name=path.resolve().name,
             producer=view.meta["producer"],
@@ -123,11 +142,15 @@ def _of_spool(path: Path) -> Selection:
                     novelty=frame.novelty,
                     patches=tuple(frame.witness_patches),
                     grid=view.grid,
-                    file=None if view.shadow else frame.file,
-                    sha256=frame.sha256,
+                    file=frame.leaving(door),
+                    # What was stored in place of the source's own bytes says nothing of these when they are read again.
+                    sha256=frame.sha256 if frame.has_file or door.rules.under(frame.unit).when == "upload" else None,
+                    metadata=frame.metadata,
+                    context=() if view.shadow else frame.context,
                 )
-                for number, frame in enumerate(view.selected(), start=1)
+                for number, frame in enumerate(view.selected(rules=door.rules), start=1)
             ),
+            door=door,
         )
 
 
@@ -232,7 +255,10 @@ def read_again(
     """
     left = dict(wanted)
     if is_live(source.spec):
-        yield from ((index, f"{source.name} was live and cannot be read again.") for index in left)
+        yield from (
+            (index, f"{source.name} was live and cannot be read again; what was sent is on the far side.")
+            for index in left
+        )
         return
     try:
         opened = open_source(source.spec, name=source.name, fps=source.fps)

@@ -1,4 +1,4 @@
-"""Where a machine stores what it found out about a bundle: verification records and engine caches.
+"""Where a machine stores what it found out: verification records and engine caches of bundles, what was read from far sides.
 
 A bundle is never written to, since a vehicle's root may be read-only, and what holds on one machine does not on another. So
 there is a folder of the machine's own:
@@ -9,6 +9,7 @@ there is a folder of the machine's own:
         ort-tensorrt-<8 hex digits>/    ONNX Runtime's cache of TensorRT engines, for one version on one GPU
         <module>-<capability>-batch<n>.plan, .json   a TensorRT plan and whom it is for (plan.py)
       timing-tensorrt-<version>.cache   TensorRT's own, for builds
+      farside/<32 hex digits of a URL's digest>.db  what was read from a far side (farside/cache.py)
 
 All of it may be deleted at any time: verification and caches are made anew.
 """

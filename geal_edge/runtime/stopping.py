@@ -21,6 +21,7 @@ class Stop:
 
     def __init__(self) -> None:
         self.asked = False
+        self._paused = False
         self._waiting = False
 
     def __call__(self) -> bool:
@@ -32,18 +33,24 @@ class Stop:
         if self._waiting and not before:  # asked again, it is on its way already: what tidies up is not cut short
             self.heed()
 
+    def pause(self) -> None:
+        """As `ask`, but once: the next loop with this Stop begins as if nothing had been, and `asked` stays False."""
+        self._paused = True
+
     def heed(self) -> None:
         """Raise Interrupted if it was asked."""
-        if self.asked:
+        paused, self._paused = self._paused, False
+        if self.asked or paused:
             raise Interrupted("Stopped. What was done is safe; the same command goes on from here.")
 
-    def between(self, items: Iterable[T]) -> Generator[T, None, None]:
+    def between(self, items: Iterable[T], *, at_once: bool = True) -> Generator[T, None, None]:
         """The items; raises Interrupted before the next one once asked, and while a source looks for it (it may skip
-        through an hour of video first). What the consumer does with an item is never interrupted."""
+        through an hour of video first). What the consumer does with an item is never interrupted, and with `at_once` False
+        nor is what looks for one: it soon has one, and an exception at any of its lines would lose what it has in hand."""
         iterator = iter(items)
         try:
             while True:
-                self._waiting = True
+                self._waiting = at_once
                 self.heed()
                 try:
                     item = next(iterator)

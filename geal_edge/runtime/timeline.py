@@ -55,6 +55,12 @@ class Timeline:
         self.buckets[-1] = _merge(self.buckets[-1], one)
         self.changed_from = min(self.changed_from, len(self.buckets) - 1)
 
+    def copied(self) -> "Timeline":
+        """The same, whatever is added to this one."""
+        same = Timeline(self.buckets, width=self.width, max_buckets=self._max_buckets)
+        same.changed_from = self.changed_from
+        return same
+
     def _halve(self) -> None:
         pairs = [self.buckets[i : i + 2] for i in range(0, len(self.buckets), 2)]
         self.buckets = [_merge(*pair) if len(pair) == 2 else pair[0] for pair in pairs]

@@ -10,7 +10,6 @@ Where a unit begins depends on nothing before it, so a source that goes on behin
 interrupted. Lost and gated frames take part: what can be judged of an instant does not change which instant it is.
 """
 
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -127,10 +126,16 @@ class Instants:
         return not joins
 
 
+MAX_GROUP_S = 3600.0
+"""What lies an hour apart is no instant."""
+
+
 def tolerance_ns(group_s: float) -> int:
     """Raises UsageError for what is no length of time."""
-    if not 0.0 <= group_s < math.inf:
-        raise UsageError(f"--group {group_s:g}: must be a number of seconds, 0 or above, as in --group 0.02")
+    if not 0.0 <= group_s <= MAX_GROUP_S:
+        raise UsageError(
+            f"--group {group_s:g}: must be a number of seconds from 0 to {MAX_GROUP_S:g}, as in --group 0.02"
+        )
     return round(group_s * 1e9)
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _NOT_SYNCHRONISED = 5  # TIME_ERROR of adjtimex(2)
+EARLIEST_NS = 1_577_836_800 * 10**9
+"""2020-01-01: before geal-edge existed. A board without a battery for its clock wakes up in 1970."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +35,11 @@ class Moment:
     def as_dict(self) -> dict[str, object]:
         return asdict(self)
 
+    def doubt(self) -> dict[str, float]:
+        """What an event bears where the wall clock was not set when it happened: when that was, after the vehicle was switched
+        on. Nothing where the clock can be believed."""
+        return {} if self.synchronised else {"powered_s": round(self.powered_s, 3)}
+
 
 def powered_seconds() -> float:
     """CLOCK_BOOTTIME: it goes on while the vehicle sleeps, and no one can set it."""
@@ -42,7 +49,7 @@ def powered_seconds() -> float:
 def moment() -> Moment:
     """Now, of this machine."""
     return Moment(
-        boot_id=_boot_id(),
+        boot_id=boot_id(),
         powered_s=powered_seconds(),
         wall_ns=time.time_ns(),
         synchronised=_synchronised(),
@@ -68,8 +75,21 @@ def passed_s(before: Moment, now: Moment) -> float:
     return max(0.0, now.powered_s)
 
 
+def age_s(then_ns: int | None, now_ns: int) -> float | None:
+    """Seconds since something was stored, by the wall clock of then and of now; None where either was not set,
+    or nothing was stored.
+
+    >>> age_s(EARLIEST_NS, EARLIEST_NS + 5 * 10**9), age_s(60 * 10**9, EARLIEST_NS), age_s(None, EARLIEST_NS)
+    (5.0, None, None)
+    """
+    if then_ns is None or min(then_ns, now_ns) < EARLIEST_NS:
+        return None
+    return max(0.0, (now_ns - then_ns) / 1e9)
+
+
 @cache
-def _boot_id() -> str:
+def boot_id() -> str:
+    """Of the running system; another one after each power-on."""
     return _BOOT_ID.read_text().strip()
 
 

@@ -1,12 +1,18 @@
-"""What became of frames that were not retained: the newest of them, so that `geal-edge why` can answer for them too.
+"""What became of frames that were not retained: the newest of them, so that `geal-edge why` and `list --state` can answer for
+them too.
 
 A table of the spool's database, written together with its counters: what was not flushed when the power went is not there, as it
 is not counted. Retained, released and evicted frames have rows of their own, for ever.
+
+The newest, and not a uniform sample of all days: who asks why a frame was not taken asks of a drive that they have just seen, and
+a sample would not know most of its frames. How new all the others were is counted, of every one (refusals.py).
 """
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import astuple, dataclass, fields
+
+from geal_edge.runtime.spooldb import has_table
 
 MAX_VERDICTS = 100_000
 """A day of one camera at one frame a second, in about 10 MB."""
@@ -48,13 +54,28 @@ def write_verdicts(db: sqlite3.Connection, verdicts: Sequence[Verdict]) -> None:
         db.execute("DELETE FROM verdicts WHERE verdict <= (SELECT max(verdict) FROM verdicts) - ?", (MAX_VERDICTS,))
 
 
+def ids_gated(db: sqlite3.Connection, reasons: Collection[str]) -> set[str]:
+    """Frames that were gated for one of these reasons."""
+    rows = db.execute("SELECT id, reason FROM verdicts WHERE state = 'gated'")
+    return {id_ for id_, reason in rows if reason in reasons}
+
+
 def read_verdict(db: sqlite3.Connection, id_: str) -> Verdict | None:
     """The newest of a frame; None where there is none, or no longer."""
-    if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'verdicts'").fetchone() is None:
-        return None  # filled by an earlier version
-    row = db.execute(
-        "SELECT id, state, capture_time_ns, reason, detail, novelty, radius, nearest FROM verdicts WHERE id = ? "
-        "ORDER BY verdict DESC LIMIT 1",
-        (id_,),
-    ).fetchone()
-    return None if row is None else Verdict(**dict(zip((field.name for field in fields(Verdict)), row, strict=True)))
+    return next(_read(db, "id = ?", (id_,), 1), None)
+
+
+def read_verdicts(db: sqlite3.Connection, state: str, at_most: int) -> Iterator[Verdict]:
+    """The newest of a state, newest first."""
+    return _read(db, "state = ?", (state,), at_most)
+
+
+def _read(db: sqlite3.Connection, where: str, values: tuple[str], at_most: int) -> Iterator[Verdict]:
+    if not has_table(db, "verdicts"):
+        return  # filled by an earlier version
+    names = [field.name for field in fields(Verdict)]
+    for row in db.execute(
+        f"SELECT {', '.join(names)} FROM verdicts WHERE {where} ORDER BY verdict DESC LIMIT ?",  # noqa: S608 - our names
+        (*values, at_most),
+    ):
+        yield Verdict(**dict(zip(names, row, strict=True)))

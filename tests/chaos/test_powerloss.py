@@ -10,15 +10,17 @@ from tests.test_powerloss import memory_disk, outcome, recorder  # noqa: F401
 
 
 @pytest.mark.parametrize("name", DRIVES)
-def test_no_cut_of_power_at_any_operation_loses_what_was_promised(name, recorder, memory_disk):  # noqa: F811
+def test_no_cut_of_power_at_any_operation_loses_what_was_promised(name, recorder, memory_disk, tally):  # noqa: F811
     expected = outcome(name, memory_disk)
     recording = record(name, recorder, memory_disk / "run")
     counts: Counter[str] = Counter()
     assert list(faults(recording, memory_disk, expected, counts, every=1, torn=2)) == []
+    tally["operations before which the power was cut"] += len(recording.operations)
+    tally["states after a cut"] += counts.total()
     print(f"{name}: {len(recording.operations)} operations, {counts.total()} states after a cut: {dict(counts)}")
 
 
-def test_every_sync_that_is_taken_out_is_missed(recorder, memory_disk):  # noqa: F811
+def test_every_sync_that_is_taken_out_is_missed(recorder, memory_disk, tally):  # noqa: F811
     expected = {name: outcome(name, memory_disk / name) for name in DRIVES if (memory_disk / name).mkdir() is None}
     sites = set()
     for name in DRIVES:
@@ -33,4 +35,6 @@ def test_every_sync_that_is_taken_out_is_missed(recorder, memory_disk):  # noqa:
                 break
         else:
             unseen.append(site)
+    tally["syncs taken out and missed"] += len(sites) + 2 - len(unseen)
+    tally["syncs taken out unseen"] += len(unseen)
     assert unseen == []

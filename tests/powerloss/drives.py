@@ -1,7 +1,7 @@
 """Short drives that write all that a spool writes: `python -m tests.powerloss.drives NAME FOLDER LEDGER`, into FOLDER/spool.
 
 LEDGER gets a JSON line for every commit: what the database held when it returned; the recorder is told at that moment. With
-`--without SITE` one sync is left out: of a place in the code (`write_file`, `make_folder>folder`, ... as the ledger's last line
+`--without SITE` one sync is left out: of a place in the code (`_put`, `make_folder>folder`, ... as the ledger's last line
 names them), or SQLite's (`synchronous=OFF`). Such a program is wrong, and the test must see it.
 """
 
@@ -12,17 +12,27 @@ import os
 import sqlite3
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import geal_edge.runtime.erasure as erasure_module
+import geal_edge.runtime.outbox as outbox_module
 import geal_edge.runtime.spool as spool_module
+from geal_edge.config import PrivacyConfig
+from geal_edge.errors import UsageError
 from geal_edge.runtime import durable, spooldb
+from geal_edge.runtime.erasure import Rule, erase
+from geal_edge.runtime.outbox import Outbox, Receipt, release_recorded
+from geal_edge.runtime.privacy.filter import PrivacyFilter
 from geal_edge.runtime.spool import Spool
-from tests.fakes import Clock, MemorySource
+from tests.fakes import Clock, MemorySource, frame, judge
+from tests.hooks import private_frame
 from tests.streams import adversarial_stream, drive_stream, random_stream
+from tests.test_context import glimpses
 from tests.test_migration import FRAMES, NEW, OLD, drive, listed, vehicle
 from tests.test_rounds import SHORT, live, released, remembered
 from tests.test_spool import fill, settings, summary
@@ -33,6 +43,23 @@ def recorded(path: Path) -> None:
     with Spool(path, settings(), monotonic=Clock()) as spool:
         cursor = spool.begin_source(MemorySource()).cursor
     fill(path, drive_stream(2, 3) + adversarial_stream(1, 9, dim=16), first=cursor + 1)
+
+
+def beside(path: Path) -> None:
+    """A drive with context beside each frame that is retained, some of which are evicted with it."""
+    with Spool(path, settings(), monotonic=Clock()) as spool:
+        ladder, cursor = spool.ladder(), spool.begin_source(MemorySource()).cursor
+        for index, clusters in enumerate(adversarial_stream(1, 9, dim=16)):
+            if index > cursor:
+                unit = ladder.next_unit
+                judge(spool, ladder, frame(index), clusters)
+                spool.add_context(unit, 0, glimpses(2))
+
+
+def without_context(path: Path) -> Any:
+    """What is promised of a drive with context: a frame may stand without it, and what a row names is whole (`check`)."""
+    listed, *rest = summary(path)
+    return [{key: value for key, value in line.items() if key != "context"} for line in listed], *rest
 
 
 def paced(path: Path) -> None:
@@ -49,10 +76,75 @@ def migrated(path: Path) -> None:
         pass
 
 
-DRIVES: dict[str, Callable[[Path], None]] = {"recorded": recorded, "paced": paced, "migrated": migrated}
+def sent(path: Path) -> None:
+    """What two rounds have released is acknowledged, unit after unit."""
+    if not (path / "spool.db").exists():
+        paced(path)
+        milestone()
+    with Outbox(path) as outbox:
+        while (outgoing := outbox.next()) is not None:
+            outbox.acknowledge(outgoing, [Receipt(key=frame.sha256, verified="size") for frame in outgoing.frames])
+
+
+def unguarded(path: Path) -> None:
+    """Two frames that are released, and pictures."""
+    with Spool(path, settings(budget=2), monotonic=Clock()) as spool:
+        ladder = spool.ladder()
+        spool.begin_source(MemorySource())
+        for index, clusters in enumerate(random_stream(0, 2, dim=64, most=1)):
+            judge(spool, ladder, private_frame(index), clusters)
+        spool.finish_source("memory")
+    release_recorded(path)
+
+
+def guarded(path: Path) -> None:
+    """A privacy hook's outputs are stored before a unit is sent, and go with it."""
+    if not (path / "spool.db").exists():
+        unguarded(path)
+        milestone()
+    with Outbox(path, privacy=PrivacyFilter(PrivacyConfig(python="tests.hooks:half_black"))) as outbox:
+        while (outgoing := outbox.next()) is not None:
+            outgoing = outbox.guarded(outgoing)
+            receipts = []
+            for frame in outgoing.frames:
+                assert sha256(frame.file.read_bytes()).hexdigest() == frame.sha256
+                receipts.append(Receipt(key=frame.sha256, verified="size"))
+            outbox.acknowledge(outgoing, receipts)
+
+
+def keys(path: Path) -> list[tuple[str, ...]]:
+    """Under which the far side has what was sent."""
+    with closing(sqlite3.connect(path / "spool.db")) as database:
+        return sorted(database.execute("SELECT id, key FROM acknowledged JOIN frames USING (frame)"))
+
+
+def erased(path: Path) -> None:
+    """One frame that was released is erased: its row, file, place in the memory, and all that SQLite still had of it."""
+    if not (path / "spool.db").exists():
+        paced(path)
+        milestone()
+    with suppress(UsageError):  # begun already, and finished by whoever opens the spool
+        erase(path, Rule(id="memory#0"), sure=lambda _: True)
+    paced(path)
+
+
+DRIVES: dict[str, Callable[[Path], None]] = {
+    "recorded": recorded,
+    "beside": beside,
+    "paced": paced,
+    "migrated": migrated,
+    "sent": sent,
+    "guarded": guarded,
+    "erased": erased,
+}
 OUTCOMES: dict[str, Callable[[Path], Any]] = {
     "recorded": summary,
+    "beside": without_context,
     "paced": lambda path: (summary(path), released(path), remembered(path)),
+    # A removal that the power undid is finished by the next `run`: a file that no row names is harmless until then.
+    "sent": lambda path: (summary(path)[:-1], [problem for problem in summary(path)[-1] if not problem.harmless]),
+    "guarded": lambda path: (keys(path), [problem for problem in summary(path)[-1] if not problem.harmless]),
+    "erased": lambda path: (summary(path), released(path), remembered(path)),
     "migrated": lambda path: (listed(path)[:2], {unit: rows.tobytes() for unit, rows in listed(path)[3].items()}),
 }
 """What must come out in the end, however often the power was cut on the way."""
@@ -91,13 +183,13 @@ def milestone() -> None:
 class Watched:
     """A database whose commits are written down."""
 
-    def __init__(self, database: sqlite3.Connection, ledger: Ledger) -> None:
-        self._database, self._ledger = database, ledger
+    def __init__(self, database: sqlite3.Connection, add: Callable[[Any], None]) -> None:
+        self._database, self._add = database, add
 
     def execute(self, statement: str, *args: Any) -> Any:
         result = self._database.execute(statement, *args)
         if statement == "COMMIT":
-            self._ledger.add(held(self._database))
+            self._add(held(self._database))
         return result
 
     def __getattr__(self, name: str) -> Any:
@@ -136,11 +228,12 @@ def main() -> None:
         with spooldb.connection(path) as database:
             if words.without.startswith("synchronous"):
                 database.execute(f"PRAGMA {words.without}")
-            yield Watched(database, ledger)
+            yield Watched(database, ledger.add)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(durable, "os", Os())
-        patch.setattr(spool_module, "connection", connection)
+        for module in (spool_module, outbox_module, erasure_module):
+            patch.setattr(module, "connection", connection)
         DRIVES[words.name](words.folder / "spool")
     with words.ledger.open("a") as file:
         file.write(json.dumps(sorted(sites)) + "\n")

@@ -1,7 +1,7 @@
 """What a bundle costs on this machine (`geal-edge bench`): its stages, the pipeline beside its encoder, heat, energy, memory.
 
     source -> stages.py, frame by frame -> the encoder alone and the pipeline, in turns -> with minutes: the pipeline, sensors.py
-    looking on -> Bench -> told.py for people, plot.py for the eye, `as_json` for machines
+    looking on -> memory so far -> batches -> Bench -> told.py for people, plot.py for the eye, `as_json` for machines
 
 What the system does not tell stands as None or is absent, and is told as such: never 0.
 """
@@ -23,9 +23,7 @@ import geal_edge
 from geal_edge.errors import SourceError
 from geal_edge.runtime.backends.choice import BackendName
 from geal_edge.runtime.backends.identity import ON_GPU, identity
-from geal_edge.runtime.bench.sensors import Reading, Sensors, energy_j, load_average
 from geal_edge.runtime.bench.stages import (
-    STAGES,
     WARM_UP,
     StageCosts,
     encoder_pace,
@@ -34,8 +32,10 @@ from geal_edge.runtime.bench.stages import (
     percentiles,
     pipeline_pace,
 )
+from geal_edge.runtime.clocks import STAGES
 from geal_edge.runtime.encoder import Encoder
 from geal_edge.runtime.observer import Observer
+from geal_edge.runtime.sensors import Reading, Sensors, energy_j, load_average
 from geal_edge.runtime.sources import Source
 from geal_edge.runtime.stopping import Stop
 
@@ -85,7 +85,7 @@ class Bench:
     source_frames_per_s    of the source's own time; None where it has none
     sustained              None without `minutes`
     energy_j               counter or rail -> joules a frame, what the idle machine takes included; empty: not told
-    peak_memory_mb         of this process; None: not told
+    peak_memory_mb         of this process, before it makes batches; None: not told
     commits, syncs, bytes_ per 1,000 frames seen, of the cold start's; bytes_ None: not told
     load                   processes that wanted a CPU in the minute before
     """
@@ -154,8 +154,6 @@ def bench(
             raise SourceError(
                 f"{source.name}: has too few usable frames to measure, {WARM_UP + 2} are the least. Name another --source."
             )
-        watch.begin("batches", None)
-        batches = _batches(encoder, costs)
         watch.begin("the encoder alone and the pipeline, in turns", TURNS)
         alone, together, cpu_ms = [], [], []
         joules: dict[str, float] = {}
@@ -175,6 +173,10 @@ def bench(
         if minutes is not None:
             watch.begin(f"the pipeline for {minutes:g} minutes", None)
             sustained = _sustained(encoder, source, spools / "sustained", minutes, sensors, stop)
+        # Before the batches, of which a vehicle makes none: the largest takes more memory than all that a run does.
+        peak_memory_mb = _peak_mb()
+        watch.begin("batches", None)
+        batches = _batches(encoder, costs)
     return Bench(
         bundle=_bundle(encoder),
         machine=_machine(encoder),
@@ -192,7 +194,7 @@ def bench(
         source_frames_per_s=costs.fps,
         sustained=sustained,
         energy_j={name: used / TURNS for name, used in joules.items()},
-        peak_memory_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6,
+        peak_memory_mb=peak_memory_mb,
         commits=1000 * costs.written.commits / costs.frames,
         syncs=1000 * costs.written.syncs / costs.frames,
         bytes_=None if costs.written.bytes_ is None else 1000 * costs.written.bytes_ / costs.frames,
@@ -258,6 +260,11 @@ def _batches(encoder: Encoder, costs: StageCosts) -> dict[int, float]:
             took.append(encoder.backend.last_s)
         rates[size] = size / statistics.median(took[1:])
     return rates
+
+
+def _peak_mb() -> float:
+    """Of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
 def _bundle(encoder: Encoder) -> dict[str, Any]:

@@ -17,7 +17,8 @@ import numpy as np
 from geal_edge.errors import FrameError, Interrupted
 from geal_edge.models.preprocess import resize
 from geal_edge.runtime import pipeline
-from geal_edge.runtime.clusters import knowledge_clusters
+from geal_edge.runtime.clocks import STAGES
+from geal_edge.runtime.clusters import KnowledgeClusters, knowledge_clusters
 from geal_edge.runtime.distill import distill
 from geal_edge.runtime.encoder import Encoder
 from geal_edge.runtime.frame import Image, usable
@@ -27,11 +28,11 @@ from geal_edge.runtime.rounds import Rounds
 from geal_edge.runtime.sources import Source
 from geal_edge.runtime.spool import Spool
 from geal_edge.runtime.stopping import Stop
+from geal_edge.runtime.telemetry import bytes_written
 from geal_edge.runtime.threads import one_blas_thread
 from geal_edge.runtime.units import JudgedFrame, JudgedUnit
 from geal_edge.runtime.vehicletime import powered_seconds
 
-STAGES = ("decode", "resize", "encode", "distil", "cluster", "score", "append")
 WARM_UP = 10
 """Frames at the beginning that count for nothing: buffers are made, caches filled, clocks raised."""
 PIXELS = 64
@@ -104,16 +105,6 @@ class _Clocks:
         }
 
 
-class _CountedSpool(Spool):
-    commits = 0
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with super()._transaction():
-            yield
-        self.commits += 1
-
-
 def measure_stages(
     source: Source, encoder: Encoder, folder: Path, *, budget: int, frames: int, stop: Stop | None = None
 ) -> StageCosts:
@@ -130,7 +121,7 @@ def measure_stages(
     times: list[int] = []
     begun: tuple[int, int, int | None] = (0, 0, None)
     files = 0
-    spool = _CountedSpool(folder, pipeline.spool_settings(bundle, budget))
+    spool = Spool(folder, pipeline.spool_settings(bundle, budget))
     with one_blas_thread(), spool:
         spool.begin_source(source)
         selector = Rounds(spool, powered_seconds)
@@ -152,15 +143,18 @@ def measure_stages(
                     encoded = encoder(small)
                 engine_ms.append(1e3 * encoder.backend.last_s)
                 recipe = manifest.clusters
+                # A graph that groups by itself leaves nothing to these two, as in pipeline.py.
                 with clocks.stage("distil"):
-                    distilled = distill(
+                    grouped = encoded.clusters or distill(
                         encoded.patch_features,
                         encoded.cls_attention,
                         attention_ratio=recipe.attention_ratio,
                         ratio_rule=recipe.ratio_rule,
                     )
                 with clocks.stage("cluster"):
-                    clusters = knowledge_clusters(distilled, recipe)
+                    clusters = (
+                        grouped if isinstance(grouped, KnowledgeClusters) else knowledge_clusters(grouped, recipe)
+                    )
             except FrameError as error:
                 spool.pass_over(JudgedUnit(frames=(), lost=((item, error),)))
                 continue
@@ -265,12 +259,3 @@ def percentiles(values: list[float]) -> dict[str, float]:
     2.0
     """
     return {f"p{q}": float(np.percentile(values, q)) for q in (50, 95, 99)}
-
-
-def bytes_written() -> int | None:
-    """What the kernel has counted of this process's bytes that go to a device; None where it does not tell."""
-    try:
-        lines = Path("/proc/self/io").read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) for line in lines if line.startswith("write_bytes:")), None)

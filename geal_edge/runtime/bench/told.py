@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 
 from geal_edge.runtime.bench import Bench, Point
+from geal_edge.runtime.live.source import RATE_HZ
 
 UNTOLD = "not told by this system"
 
@@ -45,11 +46,12 @@ def lines(found: Bench) -> Iterator[str]:
 
 
 def last_line(found: Bench) -> str:
-    """What it takes at the source's own rate, or at a frame a second where it has none."""
-    rate = found.source_frames_per_s or 1.0
+    """What it takes at the rate at which a live source is looked at, or at all that the pipeline makes where that is less."""
+    makes = statistics.median(found.pipeline_frames_per_s)
+    rate, words = (RATE_HZ, "as of a live source") if makes >= RATE_HZ else (makes, "all that it makes")
     gpu = "no GPU" if found.gpu_ms is None else f"{found.gpu_ms:.1f} ms GPU per frame"
     memory = UNTOLD if found.peak_memory_mb is None else f"{found.peak_memory_mb:.0f} MB"
-    return f"at {rate:.3g} frames a second: {found.cpu_ms * rate / 10:.0f} % of one core, {gpu}, {memory}"
+    return f"at {rate:.3g} frames a second, {words}: {found.cpu_ms * rate / 10:.0f} % of one core, {gpu}, {memory}"
 
 
 def _sustained(points: Sequence[Point]) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from geal_edge.errors import Interrupted
+from geal_edge.models.jsontext import parse_json
 from geal_edge.runtime import durable
 from geal_edge.runtime.compare.cover import Cover, covers
 from geal_edge.runtime.compare.pools import joined, read_stored_pool
@@ -73,13 +74,13 @@ def work_out(cell: Cell, stop: Stop) -> Answer:
 def read_answer(cell: Cell) -> Answer | None:
     """What is stored; None where nothing whole is, so that it is worked out again."""
     try:
-        data = json.loads(cell.place.read_bytes())
+        data = parse_json(cell.place.read_bytes())
         return Answer(
             order=tuple(data["order"]),
             covers=tuple(Cover(radius=radius, mean=mean, p95=p95) for radius, mean, p95 in data["covers"]),
             seconds=data["seconds"],
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, OverflowError, KeyError, TypeError):
         return None
 
 

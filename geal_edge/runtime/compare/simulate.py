@@ -119,5 +119,5 @@ class _OneRound:
     def note_budget(self, state: dict[str, Any]) -> None:
         """There are no caps but the budget."""
 
-    def event(self, name: str, **detail: Any) -> None:
-        """Nobody asks a simulation what happened."""
+    def trip_ended(self, by: str) -> None:
+        """A simulation is one trip."""

@@ -6,6 +6,7 @@
     config.json    environment variables that geal-edge reads, and what the spool is filled with
     status.json    as `geal-edge status --json`       (with a spool)
     events.jsonl   the spool's events, oldest first   (with a spool)
+    service.toml   the values of a service's configuration that are in force, or its faults   (with a configuration)
 
 No frames, no clusters, nothing of the pictures. What may be a secret is taken out of all of them. Names, order, times and
 owners inside are always the same, so that two archives differ only in what was found.
@@ -17,7 +18,7 @@ import json
 import platform
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from geal_edge.runtime import durable
 from geal_edge.runtime.doctor.examination import Report
 from geal_edge.runtime.doctor.finding import System
 from geal_edge.runtime.doctor.software import versions
+from geal_edge.runtime.secrets import REMOVED, masked
+from geal_edge.runtime.settings import read_configuration, reference
 from geal_edge.runtime.spoolview import open_view
 
 VARIABLES = (
@@ -43,11 +46,6 @@ VARIABLES = (
 )
 """No other variable is looked at: a process may have been given any secret by its environment."""
 
-REMOVED = "(removed)"
-_USER_IN_URL = re.compile(r"(?<=://)[^/\s]*@|[^/\s:@]+:[^/\s@]+@")  # proxies may be named without a scheme
-_SECRET_IN_URL = re.compile(  # cameras want `?user=admin&pwd=...`, or have it in the path: `/user=admin_password=..._channel=1`
-    r"(?i)([?&;/_](?:[\w-]*(?:token|secret|pass|pas|password|passwd|pwd|psw|auth|credential|signature|key|sig))=)[^&;\s\"']+"
-)
 _SECRET_NAME = re.compile(r"(?i)token|secret|password|passwd|credential|api_?key")
 
 _README = """\
@@ -63,12 +61,15 @@ _WORDS = {
     "config.json": "the environment variables that geal-edge reads, and what the spool is filled with",
     "status.json": "how the spool stands",
     "events.jsonl": "the spool's events",
+    "service.toml": "the service's configuration: the values in force, or its faults",
 }
 
 
-def write_archive(path: Path, report: Report, system: System) -> list[str]:
+def write_archive(path: Path, report: Report, system: System, configuration: Path | None = None) -> list[str]:
     """Put the archive at `path`, complete or not at all; returns the names in it. Raises StorageError."""
     members = dict(_members(report, system))
+    if configuration is not None:
+        members["service.toml"] = _in_force(configuration, system.environ)
     content = "".join(f"  {name:<14} {_WORDS[name]}\n" for name in members)
     members = {"README.txt": _README.format(content=content, removed=REMOVED), **members}
     packed = io.BytesIO()
@@ -100,9 +101,20 @@ def _members(report: Report, system: System) -> Iterator[tuple[str, str]]:
         yield "config.json", _text({"environment": environment})
         yield "status.json", _text({"error": str(error)})
         return
+    del status["disk"]["free_bytes"]  # of the machine: doctor.json has it, and it is another one at every look
     yield "config.json", _text({"environment": environment, "spool": settings})
     yield "status.json", _text(status)
     yield "events.jsonl", "".join(_line(event) for event in events)
+
+
+def _in_force(configuration: Path, environ: Mapping[str, str]) -> str:
+    """As `geal-edge config show --origin`; of one that cannot be read its faults, for which help may be wanted."""
+    try:
+        found = read_configuration(configuration, environ)
+        lines = [f"# {reference.digest(found)}", *reference.effective(found, origin=True)]
+    except GealEdgeError as error:
+        lines = [f"# {line}" for line in str(error).splitlines()]
+    return "".join(f"{masked(line)}\n" for line in lines)
 
 
 def _text(value: Any) -> str:
@@ -125,5 +137,5 @@ def without_secrets(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [without_secrets(item) for item in value]
     if isinstance(value, str):
-        return _SECRET_IN_URL.sub(rf"\1{REMOVED}", _USER_IN_URL.sub(f"{REMOVED}@", value))
+        return masked(value)
     return value

@@ -6,10 +6,7 @@ import time
 from collections.abc import Iterator
 
 from geal_edge.runtime.doctor.finding import Finding, System
-from geal_edge.runtime.vehicletime import powered_seconds
-
-EARLIEST_NS = 1_577_836_800 * 10**9
-"""2020-01-01: before geal-edge existed. A board without a battery for its clock wakes up in 1970."""
+from geal_edge.runtime.vehicletime import EARLIEST_NS, powered_seconds
 
 _UNSYNCHRONISED = 5  # TIME_ERROR of adjtimex
 

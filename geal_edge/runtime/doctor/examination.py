@@ -29,6 +29,7 @@ CHECKS: dict[str, Check] = {
     "cameras": hardware.cameras,
     "clock": clock.clock,
     "disk": storage.disk,
+    "spool": storage.spool_use,
     "folders": storage.folders,
 }
 

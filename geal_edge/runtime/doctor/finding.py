@@ -70,11 +70,3 @@ def existing(path: Path) -> Path:
     path = Path(os.path.abspath(path))
     # Not Path.exists, which raises where this user may not look, as into another's home.
     return path if os.path.exists(path) else existing(path.parent)
-
-
-def megabytes(size: float) -> str:
-    """
-    >>> megabytes(2_600_000), megabytes(40_000), megabytes(61_000_000_000)
-    ('2.6 MB', '0.0 MB', '61.0 GB')
-    """
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

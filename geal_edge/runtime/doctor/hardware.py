@@ -11,7 +11,8 @@ from pathlib import Path
 from geal_edge.errors import BackendError
 from geal_edge.runtime.backends.driver import probe
 from geal_edge.runtime.backends.identity import processor
-from geal_edge.runtime.doctor.finding import Finding, System, Verdict, megabytes
+from geal_edge.runtime.budget import megabytes
+from geal_edge.runtime.doctor.finding import Finding, System, Verdict
 
 LITTLE_MEMORY = 1 << 30
 """Bytes: a run with ViT-S/16 at 224x224 takes a quarter of it; the rest is for larger inputs and the vehicle's own software."""

@@ -11,7 +11,7 @@ import geal_edge
 from geal_edge.errors import BackendError, MissingDependency
 from geal_edge.runtime.backends.choice import INSIDE, BackendName
 from geal_edge.runtime.backends.driver import probe
-from geal_edge.runtime.backends.identity import ON_GPU, identity
+from geal_edge.runtime.backends.identity import identity
 from geal_edge.runtime.backends.installed import installed_version
 from geal_edge.runtime.backends.ortgpu import require_one_wheel
 from geal_edge.runtime.doctor.finding import Finding, System
@@ -20,12 +20,18 @@ from geal_edge.runtime.doctor.trial import OPENCV, TENSORRT, TENSORRT_RTX, trial
 NEWEST_TESTED = (3, 13)
 
 PACKAGES = (
-    *("numpy", "typer", "pillow", "threadpoolctl", "opencv-python-headless", "opencv-python"),
+    *("numpy", "typer", "tomli", "pillow", "threadpoolctl", "opencv-python-headless", "opencv-python"),
     *("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-cu13", "tensorrt-rtx"),
     *("cuda-bindings", "onnx", "safetensors", "huggingface_hub", "scikit-learn", "scipy"),
-    *("mcap", "lz4", "zstandard", "numba"),
+    *("mcap", "lz4", "zstandard", "numba", "obstore"),
 )
 """All that an extra for users brings (pyproject.toml), the core, and the names under which a Jetson may have TensorRT."""
+
+_ON_JETSON = (
+    "On a Jetson onnxruntime-gpu comes from NVIDIA's own index; the extras cpu, gpu and openvino would hide JetPack's OpenCV "
+    "(docs/targets/)"
+)
+"""What the extras bring has no kernels for a Jetson, and numpy 2 and an OpenCV without GStreamer besides."""
 
 _OPENCVS = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
 
@@ -102,7 +108,9 @@ def wheels(system: System) -> Iterator[Finding]:
     try:
         require_one_wheel()
     except BackendError as error:
-        yield Finding(name="onnxruntime", verdict="broken", seen=str(error))
+        yield Finding(
+            name="onnxruntime", verdict="broken", seen=str(error), advice=_ON_JETSON if system.is_jetson else ""
+        )
 
 
 def engines(system: System) -> Iterator[Finding]:
@@ -113,22 +121,31 @@ def engines(system: System) -> Iterator[Finding]:
             continue
         findings[name] = _engine(name, findings, on_jetson=system.is_jetson)
         yield findings[name]
-    if all(finding.verdict != "good" for finding in findings.values()):
+    if all(finding.verdict != "good" for finding in findings.values()) and not _plans_run(system):
         yield Finding(
             name="engines",
             verdict="broken",
             seen="no engine runs on this machine, so no frame can be judged",
-            advice="pip install 'geal-edge[cpu]'; docs/targets/ has a page for each kind of machine",
+            advice=_ON_JETSON
+            if system.is_jetson
+            else "pip install 'geal-edge[cpu]'; docs/targets/ has a page for each kind of machine",
         )
+
+
+def _plans_run(system: System) -> bool:
+    """Whether TensorRT answers on a GPU that is there: its plans need no other engine."""
+    try:
+        probe()
+    except BackendError:
+        return False
+    return any(finding.verdict == "good" for finding in tensorrt(system))
 
 
 def _engine(name: BackendName, others: dict[BackendName, Finding], *, on_jetson: bool) -> Finding:
     try:
         here = identity(name)
     except MissingDependency as error:
-        # The packages of the extra `gpu` have no kernels for a Jetson.
-        advice = "On a Jetson it comes from NVIDIA's own index: docs/targets/" if on_jetson and name in ON_GPU else ""
-        return Finding(name=name, verdict="absent", seen=_words(error, name), advice=advice)
+        return Finding(name=name, verdict="absent", seen=_words(error, name), advice=_ON_JETSON if on_jetson else "")
     except BackendError as error:
         return Finding(name=name, verdict="degraded", seen=f"installed, and cannot run: {_words(error, name)}")
     if name in INSIDE and others["openvino"].verdict != "good":

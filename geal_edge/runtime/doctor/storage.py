@@ -9,15 +9,22 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-from geal_edge.errors import StorageError
+from geal_edge.errors import GealEdgeError, StorageError
 from geal_edge.models.named import Shelves
 from geal_edge.runtime import durable
-from geal_edge.runtime.doctor.finding import Finding, System, existing, megabytes
+from geal_edge.runtime.budget import megabytes
+from geal_edge.runtime.doctor.finding import Finding, System, existing
+from geal_edge.runtime.spooldb import DATABASE, require_no_frames
+from geal_edge.runtime.spoolview import open_view
 from geal_edge.runtime.state import State
+from geal_edge.runtime.vehicletime import age_s
 
 LITTLE_SPACE = 1_000_000_000
 TOO_LITTLE_SPACE = 100_000_000
 """Bytes: some hundred retained frames."""
+
+ALMOST = 0.95
+"""Of a quota: from here on it is as good as used up."""
 
 SLOW_SYNC_MS = 100.0
 """Each retained frame waits for several syncs: beyond this a camera's frames are lost while the spool writes."""
@@ -80,6 +87,45 @@ def disk(system: System) -> Iterator[Finding]:
         if slow
         else "",
         facts={"median_ms": typical, "most_ms": worst},
+    )
+
+
+def spool_use(system: System) -> Iterator[Finding]:
+    """How full the spool is of what its last run allowed it, and how long things wait in it."""
+    if system.spool is None:
+        return
+    try:
+        if not (system.spool / DATABASE).is_file():
+            require_no_frames(system.spool)
+            return
+        with open_view(system.spool) as view:
+            facts = view.disk()
+    except GealEdgeError as error:
+        yield Finding(name="spool", verdict="broken", seen=str(error))
+        return
+    except PermissionError as error:
+        yield Finding(
+            name="spool",
+            verdict="degraded",
+            seen=f"this user may not look into it: {error}",
+            advice="Run doctor as the user whose spool it is, as in sudo -u geal-edge geal-edge doctor.",
+        )
+        return
+    used, quota = facts["used_bytes"], facts["max_bytes"]
+    oldest_s = age_s(facts["oldest_stored_ns"], system.wall_ns())
+    days = None if oldest_s is None else oldest_s / 86400.0
+    full = quota is not None and used > ALMOST * quota
+    since = "" if days is None else f", the oldest stored {days:.1f} days ago"
+    waits = f"; {facts['unsent_units']} units not sent{since}" if facts["unsent_units"] else ""
+    yield Finding(
+        name="spool",
+        verdict="degraded" if full else "good",
+        seen=f"{megabytes(used)}{'' if quota is None else f' of {megabytes(quota)}'} used{waits}",
+        advice="Its quota is as good as used up: what is new raises the radius, or is lost. Send what is released, or raise "
+        "--max-disk."
+        if full
+        else "",
+        facts={**facts, "oldest_age_days": days},
     )
 
 

@@ -14,18 +14,29 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias, get_args
 
-from geal_edge.errors import Interrupted, MissingDependency, SourceError, SpoolDamaged, StorageError, UsageError
+from geal_edge.errors import (
+    FrameError,
+    Interrupted,
+    MissingDependency,
+    SourceError,
+    SpoolDamaged,
+    StorageError,
+    UsageError,
+)
 from geal_edge.runtime.durable import TEMPORARY_SUFFIX
 from geal_edge.runtime.extract import coco, cvat, fiftyone, images, label_studio, mcap, yolo
 from geal_edge.runtime.extract.extraction import ExtractedFrame, Extraction
+from geal_edge.runtime.frame import Frame
 from geal_edge.runtime.imagefile import Encoding, stored_form
 from geal_edge.runtime.observer import Observer, Silent
+from geal_edge.runtime.privacy.filter import PrivacyFilter
+from geal_edge.runtime.privacy.leaving import Door
 from geal_edge.runtime.selection import SelectedFrame, Selection, read_again, read_selection
 from geal_edge.runtime.sources.images import ENDINGS
 
@@ -79,41 +90,48 @@ def extract(
     *,
     format_name: FormatName,
     encoding: Encoding = "jpg",
+    privacy: PrivacyFilter | None = None,
     watch: Observer | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> ExtractSummary:
     """Write the selected frames of a spool folder or a picks file to the folder `to`, complete or not at all.
 
     encoding  for frames that have no file of their own (those of videos in a picks file); all others keep their bytes
+    privacy   what pictures of a spool pass where it asks for it (runtime/privacy/)
 
     A frame whose picture is gone or altered is left out and named; the order of the others keeps its numbers. Raises
     UsageError where `to` is taken, `source` is neither, or messages are wanted of what is no bag; SpoolError, SpoolDamaged or
     SourceError where no frame could be had at all, StorageError where `to` cannot be written, MissingDependency without
-    Pillow (or what bags take), Interrupted once `stop()` says so.
+    Pillow (or what bags take), PrivacyError where a hook must be passed that `privacy` has not, Interrupted once `stop()`
+    says so.
     """
     to = Path(os.path.abspath(to))
     chosen = FORMATS.get(format_name)
     if chosen is None and format_name != MESSAGES:
         raise UsageError(f"--format {format_name}: must be one of {', '.join(get_args(FormatName))}")
-    _require_free(to, source)
-    _require_pillow()
-    selection = read_selection(source)
+    require_free(to, source)
+    require_pillow()
+    selection = read_selection(source, privacy)
     if not selection.frames:
         raise UsageError(f"{source}: no frame is selected, so there is nothing to extract.")
     watch = watch or Silent()
     if chosen is None:
         mcap.require_bags(selection)
-    with _appearing(to) as folder:
+    with appearing(to) as folder:
         if chosen is None:
             written, missed, size = mcap.write_messages(selection, folder, name=to.name, watch=watch, stop=stop)
             left_out = [LeftOut(id=frame.id, why=why) for frame, why in missed]
         else:
             (folder / chosen.IMAGES).mkdir()
-            written, left_out, size = _write_pictures(
-                selection, folder / chosen.IMAGES, encoding=encoding, watch=watch, stop=stop
+            written, left_out, size = write_pictures(
+                selection,
+                folder / chosen.IMAGES,
+                _pictures(selection, encoding=encoding, watch=watch, stop=stop),
+                watch,
             )
         if not written:
-            kind = SpoolDamaged if source.is_dir() and chosen is not None else SourceError
+            stored = source.is_dir() and any(frame.file is not None for frame in selection.frames)
+            kind = SpoolDamaged if stored and chosen is not None else SourceError
             raise kind(f"{source}: none of its {len(selection.frames)} frames could be had. {left_out[0].why}")
         extraction = Extraction(name=to.name, selection=selection, frames=tuple(written))
         images.write_frames(folder, extraction, "" if chosen is None else chosen.IMAGES)
@@ -138,7 +156,7 @@ def file_stem(frame: SelectedFrame, digits: int = 4) -> str:
     return f"{frame.number:0{digits}d}_{safe or 'frame'}"
 
 
-def _require_free(to: Path, source: Path) -> None:
+def require_free(to: Path, source: Path) -> None:
     try:
         taken = os.path.lexists(to) and not (to.is_dir() and not to.is_symlink() and not any(to.iterdir()))
     except OSError as error:
@@ -153,7 +171,7 @@ def _require_free(to: Path, source: Path) -> None:
         raise UsageError(f"{to}: lies in the spool that is extracted. Choose a --to outside of it.")
 
 
-def _require_pillow() -> None:
+def require_pillow() -> None:
     try:
         import PIL.Image  # noqa: F401
     except ImportError as error:
@@ -164,7 +182,7 @@ def _require_pillow() -> None:
 
 
 @contextlib.contextmanager
-def _appearing(to: Path) -> Iterator[Path]:
+def appearing(to: Path) -> Iterator[Path]:
     """A folder to fill, which stands under `to` once the block has ended well and is gone otherwise.
 
     Not synced: an extraction can be made again.
@@ -186,22 +204,22 @@ def _appearing(to: Path) -> Iterator[Path]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Picture:
+class Picture:
     data: bytes
     ending: str
     width: int
     height: int
 
 
-def _write_pictures(
-    selection: Selection, folder: Path, *, encoding: Encoding, watch: Observer, stop: Callable[[], bool]
+def write_pictures(
+    selection: Selection, folder: Path, pictures: Iterable[tuple[SelectedFrame, Picture | str]], watch: Observer
 ) -> tuple[list[ExtractedFrame], list[LeftOut], int]:
-    """(frames written, frames left out, bytes), each in the selected order."""
+    """(frames written, frames left out, bytes), each in the selected order; `pictures` has each frame once, in any order."""
     digits = max(4, len(str(len(selection.frames))))
     written: dict[int, ExtractedFrame] = {}
     left_out: dict[int, LeftOut] = {}
     size = 0
-    for frame, picture in _pictures(selection, encoding=encoding, watch=watch, stop=stop):
+    for frame, picture in pictures:
         if isinstance(picture, str):
             left_out[frame.number] = LeftOut(id=frame.id, why=picture)
             watch.warn(f"{frame.id}: left out. {picture}")
@@ -222,7 +240,7 @@ def _write_pictures(
 
 def _pictures(
     selection: Selection, *, encoding: Encoding, watch: Observer, stop: Callable[[], bool]
-) -> Iterator[tuple[SelectedFrame, _Picture | str]]:
+) -> Iterator[tuple[SelectedFrame, Picture | str]]:
     """Each selected frame once, with its picture or the sentence that says why there is none."""
     stored = [frame for frame in selection.frames if frame.file is not None]
     if stored:
@@ -245,27 +263,35 @@ def _pictures(
             if isinstance(found, str):
                 yield frames[index], found
             else:
-                height, width = found.image.shape[:2]
-                yield frames[index], _Picture(*stored_form(found, encoding), width, height)
+                yield frames[index], _read_again(found, selection.door, encoding)
 
 
-def _stored(frame: SelectedFrame) -> _Picture | str:
-    """A spool's file, as it was stored."""
+def _read_again(frame: Frame, door: Door | None, encoding: Encoding) -> Picture | str:
+    """From its source; of a spool, which has sent it, as it may leave that."""
+    height, width = frame.image.shape[:2]
+    data, ending = stored_form(frame, encoding)
+    try:
+        return Picture(data if door is None else door.again(frame, data, ending), ending, width, height)
+    except FrameError as error:
+        return error.detail
+
+
+def _stored(frame: SelectedFrame) -> Picture | str:
+    """A spool's file, as it may leave it."""
     if frame.file is None:
         return "It has no file."
+    file = frame.file.file
     try:
-        data = frame.file.read_bytes()
-    except OSError as error:
-        return f"{frame.file.name} cannot be read ({error.strerror})."
-    if sha256(data).hexdigest() != frame.sha256:
-        return f"The bytes of {frame.file.name} are not those that were stored."
-    size = _size_upright(data)
+        data = frame.file.read()
+    except FrameError as error:
+        return f"{error.detail[:1].upper()}{error.detail[1:].rstrip('.')}."
+    size = size_upright(data)
     if size is None:
-        return f"{frame.file.name} is not an image."
-    return _Picture(data, frame.file.suffix.removeprefix("."), *size)
+        return f"{file.name} is not an image."
+    return Picture(data, file.suffix.removeprefix("."), *size)
 
 
-def _size_upright(data: bytes) -> tuple[int, int] | None:
+def size_upright(data: bytes) -> tuple[int, int] | None:
     """(width, height) as people see the picture, from its header; None where it has none."""
     from PIL import Image as Pillow
 

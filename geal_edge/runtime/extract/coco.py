@@ -31,6 +31,7 @@ def _images(extraction: Extraction) -> Iterator[dict[str, Any]]:
             "file_name": extracted.file,
             "width": extracted.width,
             "height": extracted.height,
+            **({"coco_url": extracted.address} if extracted.address else {}),
             **extracted.facts,
             "untrained": extraction.selection.untrained,
         }

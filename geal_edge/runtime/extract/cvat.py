@@ -1,5 +1,6 @@
 """CVAT for images 1.1: `annotations.xml` beside `images/`, and `labels.json`, the labels that a CVAT task must have for it.
 
+Of objects in a bucket, or files of a share, `manifest.jsonl` names them with their sizes: a task is made without reading one.
 Each picture has one tag, `selected frame`, with what is known of it as attributes, and a polygon for each region.
 """
 
@@ -10,10 +11,11 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
-from geal_edge.runtime.extract.extraction import LABEL, ExtractedFrame, Extraction
+from geal_edge.runtime.extract.extraction import LABEL, ExtractedFrame, Extraction, one_line
 
 ANNOTATIONS = "annotations.xml"
 LABELS = "labels.json"
+MANIFEST = "manifest.jsonl"
 IMAGES = "images"
 
 TAG = "selected frame"
@@ -27,6 +29,18 @@ def write(folder: Path, extraction: Extraction) -> None:
     with (folder / ANNOTATIONS).open("w", encoding="utf-8", newline="\n") as file:
         file.writelines(f"{line}\n" for line in _lines(extraction))
     (folder / LABELS).write_text(json.dumps(_labels(), indent=1) + "\n", encoding="utf-8")
+    if any(extracted.address is not None for extracted in extraction.frames):
+        with (folder / MANIFEST).open("w", encoding="utf-8", newline="\n") as file:
+            file.writelines(f"{one_line(line)}\n" for line in _manifest(extraction))
+
+
+def _manifest(extraction: Extraction) -> Iterator[dict[str, Any]]:
+    """A name goes without its ending; names are those in the bucket, so the manifest belongs at its top."""
+    yield {"version": "1.1"}
+    yield {"type": "images"}
+    for extracted in extraction.frames:
+        name, dot, ending = extracted.file.rpartition(".")
+        yield {"name": name, "extension": dot + ending, "width": extracted.width, "height": extracted.height}
 
 
 def _labels() -> list[dict[str, Any]]:

@@ -24,11 +24,13 @@ class Message:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExtractedFrame:
-    """A selected frame and the picture or the message of it that was written.
+    """A selected frame and the picture or the message of it that was written, or the object that it is.
 
-    file           its name in the folder of images: one plain name, unique, that sorts in the selected order
-    width, height  pixels of the picture as people see it, EXIF rotation applied
-    sha256         of the file that was written, or of the message
+    file           its name in the folder of images: one plain name, unique, that sorts in the selected order; of an object its
+                   name in its bucket
+    width, height  pixels of the picture as people see it, EXIF rotation applied; 0 of an object where that is not known
+    sha256         of the file that was written, of the message, or of the object
+    address        of an object that stays where it is: a URL; or its path from the folder beside the one that was uploaded to
     message        where messages are written; `file` is then the recording that holds them
     """
 
@@ -38,6 +40,7 @@ class ExtractedFrame:
     height: int
     sha256: str
     message: Message | None = None
+    address: str | None = None
 
     @property
     def regions(self) -> list[Region]:
@@ -61,6 +64,7 @@ class ExtractedFrame:
             "capture_time_ns": frame.capture_time_ns,
             "distance": frame.distance,
             "novelty": frame.novelty,
+            **{name: value for name, value in frame.sent.items() if name in ("vehicle", "trip")},
         }
 
 

@@ -1,7 +1,8 @@
 """Label Studio: `tasks.json` with the regions as predictions, and `label_config.xml`, the labelling interface they need.
 
-Pictures are named by the address under which Label Studio serves local files, from the folder that holds the extraction:
-LOCAL_FILES_DOCUMENT_ROOT is that folder (docs/labelling.md).
+Pictures are named by the address under which Label Studio serves local files, from the folder that holds the extraction, or the
+folder that was uploaded to: LOCAL_FILES_DOCUMENT_ROOT is that folder (docs/labelling.md). Objects of a bucket have its URL, which
+Label Studio signs through a storage of the project.
 """
 
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ IMAGES = "images"
 
 CONTROL, OBJECT = "novel_region", "image"
 
+_SCHEMES = {"az": "azure-blob"}
+"""What Label Studio calls a store otherwise than we do."""
 _CONFIG = f"""\
 <View>
   <Header value="$frame_id"/>
@@ -37,15 +40,22 @@ def write(folder: Path, extraction: Extraction) -> None:
 
 def _tasks(extraction: Extraction) -> Iterator[dict[str, Any]]:
     for extracted in extraction.frames:
-        address = quote(f"{extraction.name}/{IMAGES}/{extracted.file}", errors="surrogateescape")
         yield {
             "data": {
-                OBJECT: f"/data/local-files/?d={address}",
+                OBJECT: _address(extracted, extraction),
                 **extracted.facts,
                 "untrained": extraction.selection.untrained,
             },
             "predictions": _predictions(extracted, extraction),
         }
+
+
+def _address(extracted: ExtractedFrame, extraction: Extraction) -> str:
+    if extracted.address is not None and "://" in extracted.address:
+        scheme, _, rest = extracted.address.partition("://")
+        return f"{_SCHEMES.get(scheme, scheme)}://{rest}"
+    path = extracted.address or f"{extraction.name}/{IMAGES}/{extracted.file}"
+    return f"/data/local-files/?d={quote(path, errors='surrogateescape')}"
 
 
 def _predictions(extracted: ExtractedFrame, extraction: Extraction) -> list[dict[str, Any]]:

@@ -18,10 +18,20 @@ from hashlib import sha256
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from geal_edge.errors import FrameError, GealEdgeError, Interrupted, MissingDependency, SourceError, UsageError
+from geal_edge.errors import (
+    FrameError,
+    GealEdgeError,
+    Interrupted,
+    MissingDependency,
+    PrivacyError,
+    SourceError,
+    UsageError,
+)
 from geal_edge.runtime.extract.extraction import ExtractedFrame, Extraction, Message, one_line
 from geal_edge.runtime.extract.images import line_of
+from geal_edge.runtime.frame import Frame, LostFrame
 from geal_edge.runtime.observer import Observer
+from geal_edge.runtime.privacy.picture import cleaned
 from geal_edge.runtime.selection import SelectedFrame, SelectedSource, Selection, still
 from geal_edge.runtime.sources import open_source
 from geal_edge.runtime.sources.bagfile import BagFile, Channel, Logged, Place, missing, unzipped
@@ -52,7 +62,13 @@ class _Found:
 
 
 def require_bags(selection: Selection) -> None:
-    """Raises UsageError where a selected frame comes from no bag, MissingDependency where the writer is not installed."""
+    """Raises UsageError where a selected frame comes from no bag, MissingDependency where the writer is not installed, and
+    PrivacyError where pictures of the spool must pass a hook: the recording has those that did not."""
+    if selection.door is not None and selection.door.rules.strictest.hook is not None:
+        raise PrivacyError(
+            f"--format mcap: copies messages as they were recorded, and pictures of {selection.name} must pass "
+            f"{selection.door.rules.strictest.hook}. Write the pictures with another format, such as --format images."
+        )
     kinds = {source.name: source.kind for source in selection.sources}
     for frame in selection.frames:
         if kinds.get(frame.source, "bag") != "bag":
@@ -111,13 +127,13 @@ def _find(
     for name, frames in wanted.items():
         watch.begin(f"reading {name} again", len(frames))
         if name in sources:
-            yield from _find_in(sources[name], frames, stop)
+            yield from _find_in(selection, sources[name], frames, stop)
         else:
             yield from ((frame, f"The picks file names no source {name}.") for frame in frames.values())
 
 
 def _find_in(
-    source: SelectedSource, wanted: Mapping[int, SelectedFrame], stop: Callable[[], bool]
+    selection: Selection, source: SelectedSource, wanted: Mapping[int, SelectedFrame], stop: Callable[[], bool]
 ) -> Iterator[tuple[SelectedFrame, "_Found | str"]]:
     left = dict(wanted)
     try:
@@ -127,6 +143,9 @@ def _find_in(
         for recorded in bag.recorded(wanted):
             _stop_if(stop)
             frame = left.pop(recorded.frame.frame_index)
+            if (why := _tells_too_much(recorded.frame, selection)) is not None:
+                yield frame, why
+                continue
             picture = still(recorded.frame, frame)
             if isinstance(picture, str):
                 yield frame, picture
@@ -167,6 +186,22 @@ def _find_in(
         why = f"{source.spec} has no such frame any more."
     for frame in left.values():
         yield frame, why
+
+
+def _tells_too_much(picture: Frame | LostFrame, selection: Selection) -> str | None:
+    """Why a message must not be copied whose picture says where it was taken; no other message is."""
+    if selection.door is None or isinstance(picture, LostFrame) or picture.encoded is None:
+        return None
+    position = selection.door.rules.strictest.position
+    try:
+        if position == "keep" or cleaned(picture.encoded, position) == picture.encoded:
+            return None
+    except FrameError:  # nobody knows what it says
+        pass
+    return (
+        f"Its recorded picture says more than what is seen, as where it was taken, and [privacy] has position = {position}. "
+        "Write the pictures with another format, such as --format images."
+    )
 
 
 # -- writing them ------------------------------------------------------------------------------------------------------

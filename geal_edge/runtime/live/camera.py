@@ -6,6 +6,7 @@ from threading import Event
 from typing import Any, Protocol, TypeAlias
 
 from geal_edge.runtime.frame import Image
+from geal_edge.runtime.metadata import Metadata
 
 Picture: TypeAlias = bytes | Image
 """The bytes of an image file, decoded only if the frame is judged; or the pixels, uint8 (H, W, 3) RGB."""
@@ -17,10 +18,12 @@ class Shot:
 
     capture_time_ns  the camera's own time; nanoseconds of its clock
     read             gets the picture; called at once and only if the shot is taken. Raises FrameError
+    metadata         gets what the vehicle says of it; called after `read`, in the same way. Raises UsageError
     """
 
     capture_time_ns: int
     read: Callable[[], Picture]
+    metadata: Callable[[], Metadata] = dict
 
 
 class Intake(Protocol):

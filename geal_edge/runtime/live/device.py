@@ -4,7 +4,8 @@ OpenCV from a package index has V4L2 and FFmpeg (for RTSP) but no GStreamer; the
 
 A user and password for RTSP never stand on the command line, where every process reads them. They come from
 GEAL_EDGE_RTSP_USER and GEAL_EDGE_RTSP_PASSWORD, or, where cameras differ, from the file that GEAL_EDGE_RTSP_CREDENTIALS names:
-lines of HOST USER PASSWORD, which only its owner may read. They appear in no event and no message.
+lines of HOST USER PASSWORD, which only its owner may read. Where a camera wants them within its address, `{user}` and
+`{password}` stand there for them. They appear in no event and no message.
 """
 
 import os
@@ -21,10 +22,13 @@ from urllib.parse import quote, urlsplit
 from geal_edge.errors import FrameError, SourceError, UsageError
 from geal_edge.runtime.frame import Image
 from geal_edge.runtime.live.camera import Intake, Shot
+from geal_edge.runtime.secrets import masked
 from geal_edge.runtime.sources.video import import_cv2
 
 TIMEOUT_MS = 5000
 """How long a network camera may take to answer, and then for each picture."""
+USER, PASSWORD = "{user}", "{password}"
+"""What stands for them in an address."""
 _STALE_S = 10.0
 """A driver's stamp that is older than this is of another clock."""
 
@@ -76,8 +80,14 @@ class OpenCvCamera:
                 f"{self.spec}: in use by PID {', '.join(map(str, users))}; subscribe to its topic, RTSP or a GStreamer tee "
                 "instead"
             )
+        if self._device is not None and self._device.exists():
+            raise SourceError(
+                f"{self.spec}: cannot be opened. Another process may have it that this user cannot see (`sudo fuser -v "
+                f"{self._device}` tells): subscribe to its topic, RTSP or a GStreamer tee instead. Else check that it is a camera"
+            )
+        asked = ", and that path, user and password are right" if self._backend == "CAP_FFMPEG" else ""
         raise SourceError(
-            f"{self.spec}: cannot be opened. Check that it is there, switched on, and reachable from here"
+            f"{self.spec}: cannot be opened. Check that it is there, switched on, and reachable from here{asked}"
         )
 
     def _picture(self, capture: Any) -> Image:
@@ -103,47 +113,58 @@ def v4l2_camera(path: Path, *, name: str | None = None) -> OpenCvCamera:
     return OpenCvCamera(name or path.name, f"v4l2:{path}", str(path), "CAP_V4L2", device=path)
 
 
-def gstreamer_camera(pipeline: str) -> OpenCvCamera:
+def gstreamer_camera(pipeline: str, *, name: str | None = None) -> OpenCvCamera:
     """A pipeline in the words of gst-launch; it must end in `appsink drop=true max-buffers=1` (added where it does not).
+    Its passwords are left out of what anybody sees.
 
     Raises SourceError where this OpenCV has no GStreamer, or the pipeline does not start.
     """
     cv2 = import_cv2()
     if not cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER):
         raise SourceError(
-            f"gst:{pipeline}: this OpenCV ({cv2.__version__}) was built without GStreamer. Use the system's (on a Jetson the one "
-            "of JetPack, on Debian `apt install python3-opencv`), in an environment made with --system-site-packages"
+            f"gst:{masked(pipeline)}: this OpenCV ({cv2.__version__}) was built without GStreamer. Use the system's (on a Jetson "
+            "the one of JetPack, on Debian `apt install python3-opencv`), in an environment made with --system-site-packages"
         )
     sink = "videoconvert ! video/x-raw,format=BGR ! appsink drop=true max-buffers=1"
     whole = pipeline if "appsink" in pipeline else f"{pipeline} ! {sink}"
     device = re.search(r"(?:sensor-id|device)=(\S+)", pipeline)
-    name = "gst" if device is None else f"gst-{device[1].strip('/').replace('/', '-')}"
-    return OpenCvCamera(name, f"gst:{pipeline}", whole, "CAP_GSTREAMER")
+    own = "gst" if device is None else f"gst-{device[1].strip('/').replace('/', '-')}"
+    return OpenCvCamera(name or own, f"gst:{masked(pipeline)}", whole, "CAP_GSTREAMER")
 
 
-def rtsp_camera(url: str, environ: Mapping[str, str]) -> OpenCvCamera:
-    """Named after host and path. It need not answer yet: a network may come up after us.
+def require_no_password(url: str) -> None:
+    """Raise UsageError where an address holds a password itself, and not a place for one."""
+    literal = url.replace(USER, "&").replace(PASSWORD, "&")
+    if masked(literal) != literal:
+        raise UsageError(
+            f"{masked(url)}: a password in an address is seen by every process, and by whoever reads a configuration. Leave it "
+            "out, and set GEAL_EDGE_RTSP_USER and GEAL_EDGE_RTSP_PASSWORD, or GEAL_EDGE_RTSP_CREDENTIALS=FILE with lines of "
+            f"HOST USER PASSWORD. Where the camera wants them within its address, write {USER} and {PASSWORD} there"
+        )
+
+
+def rtsp_camera(url: str, environ: Mapping[str, str], *, name: str | None = None) -> OpenCvCamera:
+    """Named after host and path, unless `name` says otherwise. It need not answer yet: a network may come up after us.
 
     Raises UsageError for a password in the address, or credentials that cannot be read.
     """
+    require_no_password(url)
     try:
         parts = urlsplit(url)
-    except ValueError as error:  # as of a bracket that is not closed
+        _ = parts.port
+    except ValueError:  # as of a bracket that is not closed, or a password with a slash; its words may hold either
         raise UsageError(
-            f"rtsp: the address cannot be read ({error}). It must be rtsp://HOST/PATH or rtsp://HOST:PORT/PATH"
-        ) from error
-    if parts.username is not None or parts.password is not None:
-        raise UsageError(
-            f"rtsp://...@{parts.hostname}: a password on the command line is seen by every process. Leave it out, and set "
-            "GEAL_EDGE_RTSP_USER and GEAL_EDGE_RTSP_PASSWORD, or GEAL_EDGE_RTSP_CREDENTIALS=FILE with lines of HOST USER PASSWORD"
-        )
+            "rtsp: the address cannot be read. It must be rtsp://HOST/PATH or rtsp://HOST:PORT/PATH"
+        ) from None
     if not parts.hostname:
         raise UsageError(f"{url}: must be rtsp://HOST/PATH or rtsp://HOST:PORT/PATH")
-    user, password = rtsp_credentials(parts.hostname, environ)
-    secret = f"{quote(user, safe='')}:{quote(password, safe='')}@" if user else ""
-    address = url.replace("://", f"://{secret}", 1)
-    name = f"{parts.hostname}{parts.path.rstrip('/')}".replace("/", "-")
-    return OpenCvCamera(name, url, address, "CAP_FFMPEG")
+    user, password = (quote(word, safe="") for word in rtsp_credentials(parts.hostname, environ))
+    if USER in url or PASSWORD in url:
+        address = url.replace(USER, user).replace(PASSWORD, password)
+    else:
+        address = url.replace("://", f"://{user}:{password}@", 1) if user else url
+    own = f"{parts.hostname}{parts.path.rstrip('/')}".replace("/", "-")
+    return OpenCvCamera(name or own, url, address, "CAP_FFMPEG")
 
 
 def rtsp_credentials(host: str, environ: Mapping[str, str]) -> tuple[str, str]:
@@ -158,11 +179,14 @@ def rtsp_credentials(host: str, environ: Mapping[str, str]) -> tuple[str, str]:
     try:
         if Path(file).stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
             raise UsageError(f"{file}: others may read these credentials. Run: chmod 600 {file}")
-        lines = [line.split(None, 2) for line in Path(file).read_text().splitlines()]
+        lines = [line.split(None, 2) for line in Path(file).read_text().splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{file}: the RTSP credentials cannot be read ({error})") from error
+    for number, line in enumerate(lines, 1):
+        if len(line) != 3 and not line[0].startswith("#"):
+            raise UsageError(f"{file}: entry {number} of the RTSP credentials must be HOST USER PASSWORD")
     for line in lines:
-        if len(line) == 3 and line[0].lower() == host.lower():  # names of hosts are the same in any case
+        if line[0].lower() == host.lower():  # names of hosts are the same in any case
             return line[1], line[2]
     return "", ""
 

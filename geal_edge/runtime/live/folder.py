@@ -2,7 +2,8 @@
 
 The kernel tells of files that are complete: closed after writing, or renamed into the folder. So a half-written file is never
 read, however slow its writer is. What lay in the folder before is not looked at, nor are folders in it, nor names that begin
-with a dot. A frame's capture time is the time at which its file was last written.
+with a dot. A frame's capture time is the time at which its file was last written; its metadata is `NAME.json` beside
+`NAME.jpg`, where that is there when the picture is complete.
 """
 
 import ctypes
@@ -14,8 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from threading import Event
 
-from geal_edge.errors import SourceError
+from geal_edge.errors import SourceError, UsageError
 from geal_edge.runtime.live.camera import HEED_S, Intake, Shot
+from geal_edge.runtime.metadata import MAX_BYTES, Metadata, read_metadata
 from geal_edge.runtime.sources.images import as_text, is_image_name, own_name, read_image_file, require_pillow
 
 _CLOSE_WRITE, _MOVED_TO, _DELETE_SELF, _MOVE_SELF = 0x8, 0x80, 0x400, 0x800  # linux/inotify.h
@@ -26,11 +28,11 @@ _HEADER = struct.Struct("iIII")  # watch, mask, cookie, bytes of the name that f
 class WatchedFolder:
     """Raises SourceError where there is no such folder, MissingDependency where Pillow is not installed."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, name: str | None = None) -> None:
         require_pillow()
         if not path.is_dir():
             raise SourceError(f"watch:{path}: no such folder. Make it before its writer and `run` start.")
-        self.name = own_name(path)
+        self.name = name or own_name(path)
         self.spec = f"watch:{as_text(os.path.abspath(path))}"
         self._path = path
 
@@ -58,7 +60,28 @@ class WatchedFolder:
             written_ns = path.stat().st_mtime_ns
         except OSError:
             return  # its writer has taken it away again
-        intake.offer(Shot(capture_time_ns=written_ns, read=lambda: read_image_file(path)))
+        intake.offer(
+            Shot(
+                capture_time_ns=written_ns, read=lambda: read_image_file(path), metadata=lambda: _metadata_beside(path)
+            )
+        )
+
+
+def _metadata_beside(path: Path) -> Metadata:
+    """Raises UsageError where it is there and cannot be read."""
+    beside = path.with_suffix(".json")
+    try:
+        with open(beside, "rb", opener=_without_waiting) as file:
+            return read_metadata(file.read(MAX_BYTES + 1))
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise UsageError(f"{as_text(beside.name)}: cannot be read ({error.strerror})") from error
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """As `os.open`; a pipe of that name would wait for its writer for ever."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _watch(path: Path) -> int:

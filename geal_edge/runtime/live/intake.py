@@ -8,14 +8,18 @@ away: memory does not grow.
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import median
 from threading import Condition
 from typing import Any
 from zlib import crc32
 
 import numpy as np
 
-from geal_edge.errors import FrameError
+from geal_edge.errors import FrameError, UsageError
 from geal_edge.runtime.live.camera import Picture, Shot
+from geal_edge.runtime.live.ring import Ring
+from geal_edge.runtime.metadata import Metadata
+from geal_edge.runtime.observer import Notice
 
 QUEUE_FRAMES = 2
 """Frames of one camera that may wait: one that is next, and one that is newer."""
@@ -23,6 +27,8 @@ JUMP_S = 2.0
 """A camera's time has jumped where it went this much further than the time that passed here."""
 FROZEN_SHOTS = 4
 """The same picture so many times in a row is no picture of a road."""
+RECENT_GAPS = 5
+"""Times between shots by whose median a camera's own pace is told: one outage is no pace."""
 NOTICE_EVERY_S = 10.0
 """One camera says one thing at most this often: what happens with every frame must not push all other events out."""
 
@@ -42,14 +48,15 @@ class Pace:
     """
 
     def __init__(self, rate_hz: float) -> None:
-        self._rate_hz = rate_hz
+        self.rate_hz = rate_hz  # may be changed at any time
         self._slot: int | None = None
         self._taken_s = 0.0
 
     def takes(self, capture_time_ns: int, arrived_s: float) -> bool:
-        slot = int((capture_time_ns + 1_000) * self._rate_hz / 1e9)
+        rate_hz = self.rate_hz
+        slot = int((capture_time_ns + 1_000) * rate_hz / 1e9)
         if self._slot is not None:
-            slots = (arrived_s - self._taken_s) * self._rate_hz
+            slots = (arrived_s - self._taken_s) * rate_hz
             if slots < 0.5 or (slot == self._slot and slots < 1.5):
                 return False
         self._slot, self._taken_s = slot, arrived_s
@@ -65,6 +72,7 @@ class Arrival:
     capture_time_ns: int
     arrived_s: float
     picture: Picture
+    metadata: Metadata
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,14 +83,6 @@ class Lost:
     reason: str
     detail: str
     count: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Notice:
-    """Something that happened to a camera: an event of the spool."""
-
-    name: str
-    detail: dict[str, Any]
 
 
 class Arrivals:
@@ -97,6 +97,7 @@ class Arrivals:
         self.live: set[str] = set()
         self.notices: list[Notice] = []
         self.trip_over = False
+        self.closed = False
         self.crashed: BaseException | None = None
         self._lost: Counter[tuple[str, str]] = Counter()
         self._details: dict[tuple[str, str], str] = {}
@@ -110,8 +111,11 @@ class Arrivals:
     def any_lost(self) -> bool:
         return bool(self._lost)
 
-    def put(self, arrival: Arrival) -> None:
+    def put(self, arrival: Arrival) -> bool:
+        """False once nobody takes anything any more."""
         with self.changed:
+            if self.closed:
+                return False
             own = [waiting for waiting in self.pending if waiting.camera == arrival.camera]
             if len(own) >= QUEUE_FRAMES:
                 for gone in self.instant_of(own[0]):
@@ -119,11 +123,28 @@ class Arrivals:
                     self._lose(gone.camera, "queue_full", "newer frames came before this one could be judged.")
             self.pending.append(arrival)
             self.changed.notify_all()
+        return True
 
-    def lose(self, camera: str, reason: str, detail: str) -> None:
+    def lose(self, camera: str, reason: str, detail: str) -> bool:
+        """False once nobody counts any more."""
         with self.changed:
+            if self.closed:
+                return False
             self._lose(camera, reason, detail)
             self.changed.notify_all()
+        return True
+
+    def open(self) -> None:
+        """Take what comes from now on, also where it was closed: a service's cameras go on under another configuration."""
+        with self.changed:
+            self.closed = False
+
+    def close(self) -> list[Arrival]:
+        """Take nothing any more; gives what was left waiting."""
+        with self.changed:
+            self.closed = True
+            left, self.pending = self.pending, []
+        return left
 
     def instant_of(self, first: Arrival) -> list[Arrival]:
         """What waits of the instant of a frame, at most one of each camera, in order of arrival."""
@@ -161,26 +182,39 @@ class CameraIntake:
         self.camera = camera
         self.offered = 0
         self.last_offer_s = monotonic()
+        self._gaps: tuple[float, ...] = ()  # seconds; replaced and never changed, since another thread reads it
         self._arrivals = arrivals
-        self._pace = Pace(rate_hz)
+        self.pace = Pace(rate_hz)
         self._monotonic = monotonic
         self._noticed: dict[str, float] = {}
         self._last: tuple[int, float] | None = None  # capture time and arrival of the shot before
         self._repeats = 0
         self._digest, self._same = 0, 0
+        self._ring: tuple[Ring, Pace] | None = None
+
+    def hold(self, ring: Ring | None, rate_hz: float) -> None:
+        """Put so many pictures a second into a ring as well, judged or not; None: no more."""
+        self._ring = None if ring is None else (ring, Pace(rate_hz))
 
     def offer(self, shot: Shot) -> bool:
         now = self._monotonic()
         self.offered += 1
+        self._gaps = (*self._gaps[1 - RECENT_GAPS :], now - self.last_offer_s)
         self.last_offer_s = now
         self._watch_time(shot.capture_time_ns, now)
-        if not self._pace.takes(shot.capture_time_ns, now):
+        judged = self.pace.takes(shot.capture_time_ns, now)
+        ring, pace = self._ring or (None, None)
+        beside = pace is not None and pace.takes(shot.capture_time_ns, now)
+        if not judged and not beside:
             return False
         try:
             picture = shot.read()
         except FrameError as error:
-            self._arrivals.lose(self.camera, error.reason, error.detail)
-            return True
+            return self._arrivals.lose(self.camera, error.reason, error.detail) if judged else False
+        if ring is not None and beside and not ring.add(shot.capture_time_ns, picture, arrived_s=now):
+            self.notice("context_full")
+        if not judged:
+            return False
         self._watch_picture(picture)
         label = f"{shot.capture_time_ns}.{self._repeats + 1}" if self._repeats else f"{shot.capture_time_ns}"
         arrival = Arrival(
@@ -189,9 +223,14 @@ class CameraIntake:
             capture_time_ns=shot.capture_time_ns,
             arrived_s=now,
             picture=picture,
+            metadata=self._metadata(shot),
         )
-        self._arrivals.put(arrival)
-        return True
+        return self._arrivals.put(arrival)
+
+    @property
+    def usual_gap_s(self) -> float:
+        """Seconds between its shots of late; 0 while none is known."""
+        return median(self._gaps) if self._gaps else 0.0
 
     def notice(self, name: str, **detail: Any) -> None:
         now = self._monotonic()
@@ -205,6 +244,14 @@ class CameraIntake:
         with self._arrivals.changed:
             self._arrivals.trip_over = True
             self._arrivals.changed.notify_all()
+
+    def _metadata(self, shot: Shot) -> Metadata:
+        """Empty where it cannot be read: a picture is worth judging all the same."""
+        try:
+            return shot.metadata()
+        except UsageError as error:
+            self.notice("metadata_unreadable", detail=str(error))
+            return {}
 
     def _watch_time(self, capture_time_ns: int, now: float) -> None:
         if self._last is not None:

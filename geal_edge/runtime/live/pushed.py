@@ -10,6 +10,7 @@ import numpy as np
 from geal_edge.errors import UsageError
 from geal_edge.runtime.frame import Image
 from geal_edge.runtime.live.camera import HEED_S, Intake, Picture, Shot
+from geal_edge.runtime.metadata import Metadata, checked
 
 
 class PushedCamera:
@@ -29,9 +30,12 @@ class PushedCamera:
         self._wall_ns = wall_ns
         self._intake: Intake | None = None
 
-    def offer(self, frame: Image | bytes, *, capture_time_ns: int | None = None) -> bool:
-        """Hand in a picture: uint8 (H, W, 3) RGB, or the bytes of an image file. False where the rate passes it over, and
-        while nobody runs this camera. Raises UsageError for anything else, and for a time that is no whole number of 64 bits."""
+    def offer(
+        self, frame: Image | bytes, *, capture_time_ns: int | None = None, metadata: Metadata | None = None
+    ) -> bool:
+        """Hand in a picture: uint8 (H, W, 3) RGB, or the bytes of an image file; with `metadata` what the vehicle says of it.
+        False where the rate passes it over, and while nobody runs this camera. Raises UsageError for anything else, for a time
+        that is no whole number of 64 bits, and for metadata that JSON cannot hold or that is above 64 KiB."""
         if not isinstance(frame, bytes) and not _is_image(frame):
             raise UsageError(
                 f"{self.name}: a frame is a uint8 array (height, width, 3) in RGB, or the bytes of an image file; "
@@ -41,13 +45,14 @@ class PushedCamera:
             raise UsageError(
                 f"{self.name}: capture_time_ns = {capture_time_ns!r}: must be a whole number of nanoseconds, within 64 bits"
             )
+        said = {} if metadata is None else checked(metadata)
         intake = self._intake
         if intake is None:
             return False
         time_ns = (
             self._wall_ns() if capture_time_ns is None else int(capture_time_ns)
         )  # numpy's own would be stored as bytes
-        return intake.offer(Shot(capture_time_ns=time_ns, read=lambda: _own(frame)))
+        return intake.offer(Shot(capture_time_ns=time_ns, read=lambda: _own(frame), metadata=lambda: said))
 
     def end_trip(self) -> None:
         """The trip is over: what its budget selects is released now."""

@@ -21,21 +21,23 @@ TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 
 
 class Ros2Camera:
-    """Named after its topic. The topic need not be there yet. Raises MissingDependency without rclpy."""
+    """Named after its topic, unless `name` says otherwise. The topic need not be there yet. Raises MissingDependency without
+    rclpy."""
 
-    def __init__(self, topic: str) -> None:
+    def __init__(self, topic: str, *, name: str | None = None) -> None:
         if not topic.startswith("/"):
             raise UsageError(f"ros2:{topic}: a topic begins with a slash, as in ros2:/camera/image_raw")
         require_pillow()
         _rclpy()
-        self.name = topic
+        self.name = name or topic
+        self._topic = topic
         self.spec = f"ros2:{topic}"
 
     def watch(self, intake: Intake, stopped: Event) -> None:
         rclpy = _rclpy()
         from rclpy.executors import SingleThreadedExecutor
         from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
-        from rosidl_runtime_py.utilities import get_message
+        from sensor_msgs import msg
 
         context = rclpy.Context()
         rclpy.init(context=context)
@@ -46,13 +48,13 @@ class Ros2Camera:
             type_ = self._type(node, executor, stopped)
             if type_ is None:
                 return
-            channel = Channel(topic=self.name, type=plain_type(type_), encoding="cdr")
+            channel = Channel(topic=self._topic, type=plain_type(type_), encoding="cdr")
             newest = QoSProfile(depth=1, history=HistoryPolicy.KEEP_LAST, reliability=ReliabilityPolicy.BEST_EFFORT)
 
             def take(message: bytes) -> None:
                 intake.offer(shot_of(channel, message))
 
-            node.create_subscription(get_message(type_), self.name, take, newest, raw=True)
+            node.create_subscription(getattr(msg, type_.rpartition("/")[2]), self._topic, take, newest, raw=True)
             intake.notice("camera_started", type=type_)
             while not stopped.is_set():
                 executor.spin_once(timeout_sec=HEED_S)
@@ -63,7 +65,7 @@ class Ros2Camera:
         """The topic's type, once somebody publishes it; None where we are stopped before. Raises SourceError."""
         while not stopped.is_set():
             for topic, types in node.get_topic_names_and_types():
-                if topic == self.name:
+                if topic == self._topic:
                     for type_ in TYPES:
                         if type_ in types:
                             return type_

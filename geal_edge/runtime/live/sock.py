@@ -1,12 +1,13 @@
 """Frames from another process over a Unix socket: `unix:PATH`. We listen; one sender at a time is one camera.
 
-A message is a header of 56 bytes, little-endian, and `size` bytes behind it:
+A message is a header of 56 bytes, little-endian, `size` bytes behind it, and behind them `metadata_size` bytes:
 
     offset  0  char[4]   "GEF1"
             4  uint32    kind: 0 an image file (JPEG, PNG, ...), 1 pixels, 2 the trip is over (no bytes follow)
             8  int64     capture_time_ns, of the sender's clock; 0: when it arrives here
            16  uint64    size
-           24  uint32    width, height, step (bytes a row; 0: no padding), 0; the first three for pixels alone
+           24  uint32    width, height, step (bytes a row; 0: no padding); for pixels alone
+           36  uint32    metadata_size: 0, or that of a JSON object, at most 64 KiB
            40  char[16]  encoding of pixels, as in ROS: rgb8, bgr8, rgba8, mono8, nv12, uyvy, yuyv, ...; padded with zeros
 
 Nothing is answered. What is sent is always taken, so a sender waits for a copy of its bytes and never for the encoder. A message
@@ -24,6 +25,8 @@ from typing import NamedTuple
 
 from geal_edge.errors import SourceError, UsageError
 from geal_edge.runtime.live.camera import HEED_S, Intake, Picture, Shot
+from geal_edge.runtime.metadata import MAX_BYTES as MAX_METADATA_BYTES
+from geal_edge.runtime.metadata import read_metadata
 from geal_edge.runtime.sources import pixels
 from geal_edge.runtime.sources.images import as_text, require_pillow
 from geal_edge.runtime.sources.rosmessages import RawPicture
@@ -37,11 +40,11 @@ MAX_BYTES = 256 * 1024 * 1024
 class SocketCamera:
     """Raises SourceError where another process listens there, or the folder is absent; UsageError for a path that is too long."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, name: str | None = None) -> None:
         require_pillow()
         if len(os.fsencode(path)) > 100:
             raise UsageError(f"unix:{path}: the system allows 100 bytes for the path of a socket")
-        self.name = as_text(path.stem)
+        self.name = name or as_text(path.stem)
         self.spec = f"unix:{as_text(os.path.abspath(path))}"
         self._path = path
         self._server: socket.socket | None = self._listen()  # so that a sender may connect as soon as `run` has begun
@@ -102,20 +105,28 @@ def _receive(sender: socket.socket, intake: Intake, stopped: Event) -> str:
         head = _exactly(sender, HEADER.size, stopped)
         if head is None:
             return "its sender closed the connection"
-        header = _Header(*HEADER.unpack(head))
-        if header.magic != MAGIC or header.kind > TRIP_OVER or header.size > MAX_BYTES:
-            return f"its sender sent no frame (begins {header.magic!r}, kind {header.kind}, {header.size} bytes)"
+        header = Header(*HEADER.unpack(head))
+        if not header.plausible:
+            return f"its sender sent no frame ({header.words})"
         data = _exactly(sender, header.size, stopped)
-        if data is None:
+        said = None if data is None else _exactly(sender, header.metadata_size, stopped)
+        if data is None or said is None:
             return "its sender closed the connection in the middle of a frame"
         if header.kind == TRIP_OVER:
             intake.end_trip()
         else:
-            time_ns = header.capture_time_ns or time.time_ns()
-            intake.offer(Shot(capture_time_ns=time_ns, read=partial(_picture, header, data)))
+            intake.offer(
+                Shot(
+                    capture_time_ns=header.capture_time_ns or time.time_ns(),
+                    read=partial(picture, header, data),
+                    metadata=partial(read_metadata, bytes(said)),
+                )
+            )
 
 
-class _Header(NamedTuple):
+class Header(NamedTuple):
+    """The fields of `HEADER`, in their order."""
+
     magic: bytes
     kind: int
     capture_time_ns: int
@@ -123,12 +134,23 @@ class _Header(NamedTuple):
     width: int
     height: int
     step: int
-    reserved: int
+    metadata_size: int
     encoding: bytes
 
+    @property
+    def plausible(self) -> bool:
+        """Whether it is of a message that may be read."""
+        known = self.magic == MAGIC and self.kind <= TRIP_OVER
+        return known and self.size <= MAX_BYTES and self.metadata_size <= MAX_METADATA_BYTES
 
-def _picture(header: _Header, data: bytearray) -> Picture:
-    """Raises FrameError."""
+    @property
+    def words(self) -> str:
+        sizes = f"{self.size} bytes and {self.metadata_size} of metadata"
+        return f"begins {self.magic!r}, kind {self.kind}, {sizes}"
+
+
+def picture(header: Header, data: bytearray) -> Picture:
+    """What a message with this header holds. Raises FrameError."""
     if header.kind == FILE:
         return bytes(data)
     raw = RawPicture(

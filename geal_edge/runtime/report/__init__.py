@@ -16,6 +16,7 @@ from typing import IO
 from geal_edge.errors import StorageError, UsageError
 from geal_edge.runtime.durable import TEMPORARY_SUFFIX
 from geal_edge.runtime.observer import Observer, Silent
+from geal_edge.runtime.privacy.filter import PrivacyFilter
 from geal_edge.runtime.report import page
 from geal_edge.runtime.report.data import ShownFrame, read_picks_report, read_spool_report
 from geal_edge.runtime.report.pictures import (
@@ -28,6 +29,7 @@ from geal_edge.runtime.report.pictures import (
     require_pillow,
     spool_pictures,
 )
+from geal_edge.runtime.report.refused import refused
 from geal_edge.runtime.selection import nothing_there
 
 
@@ -40,11 +42,16 @@ class ReportSummary:
     missing_images: int
 
 
-def write_report(source: Path, out: Path, *, watch: Observer | None = None) -> ReportSummary:
+def write_report(
+    source: Path, out: Path, *, privacy: PrivacyFilter | None = None, watch: Observer | None = None
+) -> ReportSummary:
     """Write the page of a spool folder or a picks file to `out`, complete or not at all.
 
+    privacy  what pictures of a spool pass where it asks for it
+
     A frame whose picture is gone gets a card that says so. Raises UsageError or SpoolError where `source` is neither,
-    MissingDependency without Pillow, StorageError where `out` cannot be written.
+    MissingDependency without Pillow, PrivacyError where pictures must pass a hook that `privacy` has not, StorageError where
+    `out` cannot be written.
     """
     require_a_file(out)
     if out.exists() and source.exists() and out.samefile(source):
@@ -52,7 +59,7 @@ def write_report(source: Path, out: Path, *, watch: Observer | None = None) -> R
     require_pillow()
     watch = watch or Silent()
     if source.is_dir():
-        report = read_spool_report(source, watch=watch)
+        report = read_spool_report(source, privacy=privacy, watch=watch)
         pictures, small = spool_pictures(WIDTH), spool_pictures(SMALL_WIDTH)
     elif source.exists():
         report = read_picks_report(source)
@@ -67,6 +74,7 @@ def write_report(source: Path, out: Path, *, watch: Observer | None = None) -> R
         file.write(page.top(report))
         file.writelines(page.frames(report, _with_pictures(report.selected, pictures, missing, watch)))
         file.write(page.over_time(report))
+        file.write(refused(report.refused))
         file.write(page.sources(report))
         file.write(page.lost(report))
         file.writelines(page.others(report, _with_pictures(report.others, small, missing, watch)))

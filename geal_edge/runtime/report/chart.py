@@ -191,7 +191,7 @@ def time_line(report: Report) -> str:
         _key("selected", "selected, at its novelty when it was seen"),
         _key("retained", "retained, not selected") if report.others else "",
         _key("begin", "another source begins") if begins else "",
-        _key("lost", "frames lost") if lost else "",
+        _key("lost", "frames lost or gated" if report.gated else "frames lost") if lost else "",
     ]
     labels = _y_labels(top) + _x_labels(seen) + _source_labels(report, seen)
     return _chart(drawing, labels, words, legend, "frames seen", dots=len(selected))
@@ -221,6 +221,17 @@ def distance_curve(report: Report) -> str:
     legend = [_key("selected", f"a selected {what}, at its distance from all before it")]
     labels = _y_labels(top) + _x_labels(len(units), shift=-0.5)
     return _chart(drawing, labels, words, legend, "order", dots=len(frames))
+
+
+def histogram(counts: Sequence[int], words: str, what: str, x_name: str) -> str:
+    """Numbers of frames over equal shares from nothing to all of something; words for those who hear the page."""
+    top = max(counts)
+    x, y = _scale(len(counts)), _height(top)
+    skyline = f"M0 {HIGH:g}" + "".join(f"V{y(n):g}H{x(place + 1):g}" for place, n in enumerate(counts))
+    labels = f'<span class="y" style="bottom:0%">0</span><span class="y" style="bottom:100%">{top:,}</span>'
+    labels += "".join(f'<span class="x" style="left:{share}%">{share} %</span>' for share in (0, 25, 50, 75, 100))
+    drawing = [f'<path class="skyline" d="{skyline}V{HIGH:g}Z"/>']
+    return _chart(drawing, labels, words, [_key("skyline", what)], x_name, y_name="frames", dots=0)
 
 
 # -- what a budget covers ----------------------------------------------------------------------------------------------
@@ -391,11 +402,20 @@ _SWATCHES = {
 }
 
 
-def _chart(drawing: Iterable[str], labels: str, words: str, legend: Iterable[str], x_name: str, *, dots: int) -> str:
+def _chart(
+    drawing: Iterable[str],
+    labels: str,
+    words: str,
+    legend: Iterable[str],
+    x_name: str,
+    *,
+    y_name: str = "chord",
+    dots: int,
+) -> str:
     return (
         f'<figure class="chart{" many" if dots > MANY else ""}"><div class="plot">'
         f'<svg viewBox="0 0 {WIDE:g} {HIGH:g}" preserveAspectRatio="none" role="img" aria-label="{escape(words)}">'
-        f'{"".join(drawing)}</svg><div aria-hidden="true"><span class="chord">chord</span>{labels}'
+        f'{"".join(drawing)}</svg><div aria-hidden="true"><span class="chord">{y_name}</span>{labels}'
         f'<span class="x-name">{x_name}</span></div></div>'
         f'<figcaption><ul class="legend">{"".join(legend)}</ul></figcaption></figure>'
     )

@@ -28,6 +28,7 @@ from geal_edge.runtime.observer import Observer, Silent
 from geal_edge.runtime.report import chart, page, replacing, require_a_file
 from geal_edge.runtime.report.data import ShownFrame, heat_of
 from geal_edge.runtime.report.pictures import WIDTH, Picture, Pictures, pictures_again, require_pillow
+from geal_edge.runtime.report.promise import frames_of
 
 HEADLINE = "What a budget buys"
 STYLED = ("geal", "stream-paced", "facility-location", "uniform", "random", "coreset-cosine", "density")
@@ -140,7 +141,7 @@ def _lines(comparison: Comparison, measure: Measure) -> list[chart.Line]:
 def _tables(comparison: Comparison) -> str:
     lede = "Smaller is better; the smallest of each budget is marked. Below a median of draws, their 10th and 90th percentile."
     told = page.begin_section("tables", "Side by side", lede)
-    heads = ("strategy", *(page.frames_of(budget) for budget in comparison.budgets))
+    heads = ("strategy", *(frames_of(budget) for budget in comparison.budgets))
     numbers = range(1, len(comparison.budgets) + 1)
     for measure, words in MEASURES.items():
         table = page.as_table(words, heads, _rows(comparison, measure), numbers=numbers)
@@ -184,12 +185,12 @@ def _labels(comparison: Comparison, labels: LabelTable) -> str:
     """A table for each thing measured by labels, as those of covers; here larger is better."""
     rare = escape(", ".join(labels.rare))
     lede = (
-        f"{labels.labelled:,} of {page.frames_of(labels.frames)} are labelled; the rarest classes: {rare}. "
+        f"{labels.labelled:,} of {frames_of(labels.frames)} are labelled; the rarest classes: {rare}. "
         "Larger is better; the largest of each budget is marked."
     )
     told = page.begin_section("labels", "What the labels say", lede)
     results = labels.as_dict()["results"]
-    heads = ("strategy", *(page.frames_of(budget) for budget in comparison.budgets))
+    heads = ("strategy", *(frames_of(budget) for budget in comparison.budgets))
     budgets = [str(budget) for budget in comparison.budgets]
     for column, words in LABEL_COLUMNS.items():
         by_name = {
@@ -252,7 +253,7 @@ def _found(pairs: Sequence[Pair], pictures: Pictures, budget: int) -> Iterator[s
     if not pairs:
         return
     lede = (
-        f"At {page.frames_of(budget)} each: the frames of one selection that lie farthest from all of the other. The number is "
+        f"At {frames_of(budget)} each: the frames of one selection that lie farthest from all of the other. The number is "
         "the chord to the other selection, and to the frames shown before; the outline is the knowledge cluster that lies so far."
     )
     yield page.begin_section("found", "What one found and another missed", lede)

@@ -1,31 +1,29 @@
 """What a report says, as plain values: read from a spool or from a picks file, with its sentences in the page's words."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from geal_edge.runtime.ladder import RADII, Certificate
+from geal_edge.runtime.metadata import Metadata
 from geal_edge.runtime.observer import Observer
 from geal_edge.runtime.pool import read_picks
+from geal_edge.runtime.pressure import PRESSURES
+from geal_edge.runtime.privacy.filter import PrivacyFilter
+from geal_edge.runtime.privacy.leaving import Door, Leaving
+from geal_edge.runtime.report.promise import Promise, frames_of, picks_promise, spool_promise
 from geal_edge.runtime.selection import SelectedFrame, not_whole, picked_frames, picked_source
 from geal_edge.runtime.spoolview import EvictedFrame, StoredFrame, open_view
 from geal_edge.runtime.timeline import Timeline
 
+RARE_STATES = ("gated", "released", "sent", "pinned", "expired", "erased")
+"""Said only where there are any."""
 EXAMPLES = 8
 """Lost frames named per reason: the counts are whole in any case."""
 OTHERS = 400
 """Pictures of frames retained but not selected; the page says how many it leaves out."""
 EVICTED = 400
 """Evicted frames told one by one; the page says how many it leaves out."""
-
-CHORD = "Distances are chords on the unit sphere: 0 is the same, 1.41 has nothing in common, 2 is the opposite."
-NO_BOUND = "No limit is proved to how much better the same number of single patches could do."
-BOTH_NUMBERS = (
-    "Smaller is better: the first number is what this selection reaches, the second what no choice of so many patches "
-    "could beat, not even one made afterwards with everything seen in hand."
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +42,9 @@ class ShownFrame:
     grid      (rows, columns)
     seen_at   frames seen before it, for the time line; None where it has no place there
     file      its bytes in the spool; None in picks files
+    metadata  what the vehicle said of it; empty where it said nothing
+    state     as of a StoredFrame; "" in picks files
+    context   pictures before and after it
     """
 
     order: int | None
@@ -60,8 +61,12 @@ class ShownFrame:
     clusters: tuple[int, ...]
     grid: tuple[int, int]
     seen_at: float | None
-    file: Path | None
+    file: Leaving | None
     sha256: str | None
+    metadata: Metadata = field(default_factory=dict)
+    state: str = ""
+    pinned: bool = False
+    context: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,23 +89,17 @@ class LostExample:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Promise:
-    """What is certified about a selection, and how to read it."""
-
-    sentence: str
-    note: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """All of a page but its pictures.
 
+    round        the latest, from 1; the budget is of each
     grouped      whether units hold several frames: the budget counts units, all else frames
     counts       frames by state, in the order to show them
     selected     in their order
     others       retained, not selected: the newest things first, at most OTHERS of `counts["retained"]`
     timeline     None in picks files
     evicted      the newest first, at most EVICTED of `counts["evicted"]`
+    refused      frames that were not new, by how new they were (refusals.py); empty in picks files
     notes        what else the spool noted and a person should know, as sentences
     """
 
@@ -111,9 +110,11 @@ class Report:
     preset: str
     untrained: bool
     budget: int
+    round: int
     grouped: bool
     counts: dict[str, int]
     lost: dict[str, int]
+    gated: dict[str, int]
     examples: tuple[LostExample, ...]
     sources: tuple[ShownSource, ...]
     promise: Promise
@@ -121,18 +122,23 @@ class Report:
     others: tuple[ShownFrame, ...]
     timeline: Timeline | None
     evicted: tuple[EvictedFrame, ...]
+    refused: tuple[int, ...]
     notes: tuple[str, ...]
 
 
 # -- from a spool ------------------------------------------------------------------------------------------------------
 
 
-def read_spool_report(path: Path, *, watch: Observer | None = None) -> Report:
-    """Read a spool, also beside a running writer. Raises SpoolError where there is none."""
+def read_spool_report(path: Path, *, privacy: PrivacyFilter | None = None, watch: Observer | None = None) -> Report:
+    """Read a spool, also beside a running writer. privacy: what its pictures pass where it asks for it.
+
+    Raises SpoolError where there is none.
+    """
     with open_view(path) as view:
+        door = view.door(privacy)
         counts, lost = view.counts()
         timeline = view.timeline
-        frames = view.retained(cluster_distances=True, watch=watch)
+        frames = view.retained(cluster_distances=True, rules=door.rules, watch=watch)
         places = _seen_at(timeline, [frame.unit for frame in frames])
         others = sorted((f for f in frames if f.order is None), key=lambda f: -(f.novelty or 0.0))
         events = view.events()
@@ -149,7 +155,7 @@ def read_spool_report(path: Path, *, watch: Observer | None = None) -> Report:
         )
 
         def shown(some: Iterable[StoredFrame]) -> tuple[ShownFrame, ...]:
-            return tuple(_shown(frame, view.grid, places.get(frame.unit), shadow=view.shadow) for frame in some)
+            return tuple(_shown(frame, view.grid, places.get(frame.unit), door) for frame in some)
 
         return Report(
             name=path.resolve().name,
@@ -159,18 +165,24 @@ def read_spool_report(path: Path, *, watch: Observer | None = None) -> Report:
             preset=view.meta["preset"],
             untrained=view.untrained,
             budget=view.budget,
+            round=view.round,
             grouped=view.group_s is not None,
-            counts={state: n for state, n in counts.items() if n or state not in ("gated", "released", "sent")},
+            counts={state: n for state, n in counts.items() if n or state not in RARE_STATES},
             lost=lost,
+            gated=view.gated(),
             examples=_examples(events),
             sources=sources,
             promise=spool_promise(
-                view.certificate(), budget=view.budget, selected=counts["selected"] + counts["released"]
+                view.certificate(),
+                budget=view.budget,
+                selected=counts["selected"] + counts["released"] + counts["sent"],
+                round_number=view.round,
             ),
             selected=shown(frame for frame in frames if frame.order is not None),
             others=shown(others[:OTHERS]),
             timeline=timeline,
             evicted=tuple(view.evicted(at_most=EVICTED)),
+            refused=view.refusals(),
             notes=tuple(
                 _notes(
                     events,
@@ -184,33 +196,7 @@ def read_spool_report(path: Path, *, watch: Observer | None = None) -> Report:
         )
 
 
-def spool_promise(certificate: Certificate, *, budget: int, selected: int) -> Promise:
-    """The certificate in words.
-
-    >>> spool_promise(Certificate(radius=1.05, lower_bound=0.52), budget=50, selected=50).sentence
-    'Every knowledge cluster seen lies within chord 1.05 of a selected frame; no 50 single patches could do better than 0.52.'
-    """
-    if not selected:
-        return Promise(sentence="Nothing was judged yet, so nothing is promised.", note=CHORD)
-    radius, bound, patches = certificate.radius, certificate.lower_bound, _patches(budget)
-    if radius is None:
-        sentence = (
-            f"No radius is promised: what was seen is too varied for {_frames(budget)} to cover within chord "
-            f"{RADII[-1]:.2f}, the largest radius tried."
-        )
-        better = f" No {patches} could do better than {bound:.2f}." if bound else ""
-        return Promise(sentence=sentence + better, note=CHORD)
-    covered = f"Every knowledge cluster seen lies within chord {radius:.2f} of a selected frame"
-    if not bound:
-        return Promise(
-            sentence=f"{covered}.", note=f"No limit is proved to how much better {patches} could do. {CHORD}"
-        )
-    return Promise(
-        sentence=f"{covered}; no {patches} could do better than {bound:.2f}.", note=f"{BOTH_NUMBERS} {CHORD}"
-    )
-
-
-def _shown(frame: StoredFrame, grid: tuple[int, int], seen_at: float | None, *, shadow: bool) -> ShownFrame:
+def _shown(frame: StoredFrame, grid: tuple[int, int], seen_at: float | None, door: Door) -> ShownFrame:
     return ShownFrame(
         order=frame.order,
         place=frame.place,
@@ -226,8 +212,12 @@ def _shown(frame: StoredFrame, grid: tuple[int, int], seen_at: float | None, *, 
         clusters=tuple(frame.patch_cluster.tolist()),
         grid=grid,
         seen_at=seen_at,
-        file=None if shadow else frame.file,
+        file=frame.leaving(door),
         sha256=frame.sha256,
+        metadata=frame.metadata,
+        state=frame.state,
+        pinned=frame.pinned,
+        context=len(frame.context),
     )
 
 
@@ -296,15 +286,16 @@ def _notes(
         elif not source.finished:
             yield f"{source.name} is not read to its end yet: the selection may still change."
     if 0 < selected < budget:
-        what = f"{selected:,} unit{'s' * (selected != 1)}" if grouped else _frames(selected)
+        what = f"{selected:,} unit{'s' * (selected != 1)}" if grouped else frames_of(selected)
         yield f"Only {what} could be selected of a budget of {budget:,}: no more are retained."
     by_name: dict[str, list[dict[str, Any]]] = {}
     for event in events:
         by_name.setdefault(event["name"], []).append(event)
     if raised := by_name.get("radius_raised"):
         levels = sum(len(event["levels"]) for event in raised)
+        limits = " or ".join(PRESSURES[cause] for cause in dict.fromkeys(event["cause"] for event in raised))
         yield (
-            f"The limit on retained frames was reached {_times(len(raised))}: {levels:,} of the smallest radii were given "
+            f"{limits[0].upper()}{limits[1:]} was reached {_times(len(raised))}: {levels:,} of the smallest radii were given "
             "up for it, so the radius in force rose. The lower bound is not touched by that."
         )
     for name, sentence in (
@@ -328,7 +319,7 @@ def read_picks_report(path: Path) -> Report:
     picks = read_picks(path)
     try:
         return _from_picks(path.name, picks)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise not_whole(path, error) from error
 
 
@@ -343,9 +334,11 @@ def _from_picks(name: str, picks: dict[str, Any]) -> Report:
         preset=str(picks["preset"]),
         untrained=bool(picks["untrained"]),
         budget=int(picks["budget"]),
+        round=1,
         grouped=picks.get("group_s") is not None,
         counts={**counts, "selected": len(selected)},
         lost={str(reason): int(n) for reason, n in picks["lost"].items()},
+        gated={},
         examples=(),
         sources=tuple(
             ShownSource(
@@ -363,6 +356,7 @@ def _from_picks(name: str, picks: dict[str, Any]) -> Report:
         others=(),
         timeline=None,
         evicted=(),
+        refused=(),
         notes=(),
     )
 
@@ -388,42 +382,7 @@ def _picked(frame: SelectedFrame, pick: dict[str, Any]) -> ShownFrame:
     )
 
 
-def picks_promise(distances: list[float], *, judged: int, preset: str, known: bool = False) -> Promise:
-    """What farthest-first picks prove by themselves: the last pick was the farthest cluster left, so nothing lies farther.
-
-    The picks' witnesses (and one cluster of the first) lie pairwise at least that far apart, and two of them share a centre
-    where there are fewer centres than picks: hence half the distance as a bound for one patch less than picks. Nothing is
-    said for other presets, nor where distances rise, which farthest-first never does, nor where frames were known before:
-    what those cover, the picks need not.
-
-    >>> picks_promise([0.0, 1.2, 0.9], judged=100, preset="geal").sentence
-    'Every knowledge cluster seen lies within chord 0.90 of a selected frame; no 2 single patches could do better than 0.45.'
-    """
-    if not distances:
-        return Promise(sentence="No frame was picked, so nothing is promised.", note=CHORD)
-    if len(distances) == judged:
-        return Promise(sentence="Every frame that could be judged was picked: nothing seen is left out.", note=CHORD)
-    falling = all(later <= earlier for earlier, later in pairwise(distances[1:]))
-    if known or preset != "geal" or len(distances) < 2 or not falling:
-        return Promise(sentence="No radius is promised for these picks.", note=CHORD)
-    last, patches = distances[-1], _patches(len(distances) - 1)
-    covered = f"Every knowledge cluster seen lies within chord {last:.2f} of a selected frame"
-    if not last:
-        return Promise(sentence=f"{covered}: what is left out are exact copies.", note=CHORD)
-    return Promise(
-        sentence=f"{covered}; no {patches} could do better than {last / 2:.2f}.", note=f"{BOTH_NUMBERS} {CHORD}"
-    )
-
-
 # -- words -------------------------------------------------------------------------------------------------------------
-
-
-def _frames(n: int) -> str:
-    return "1 frame" if n == 1 else f"{n:,} frames"
-
-
-def _patches(n: int) -> str:
-    return "single patch" if n == 1 else f"{n:,} single patches"
 
 
 def _times(n: int) -> str:

@@ -1,6 +1,7 @@
 """The report's page, part by part: HTML that holds no string of the data unescaped."""
 
 import base64
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,9 +13,11 @@ from itertools import chain, islice
 from statistics import median_low
 from string import Template
 
+from geal_edge.runtime.pressure import PRESSURES
 from geal_edge.runtime.report import chart
 from geal_edge.runtime.report.data import Report, ShownFrame
 from geal_edge.runtime.report.pictures import Picture, Thumbnail
+from geal_edge.runtime.report.promise import frames_of
 from geal_edge.runtime.spoolview import EvictedFrame
 
 SOURCES_NAMED = 3
@@ -35,6 +38,9 @@ STATES = {
     "released": "released",
     "sent": "sent",
     "evicted": "evicted",
+    "pinned": "pinned",
+    "expired": "expired",
+    "erased": "erased",
 }
 
 
@@ -57,6 +63,8 @@ def headline(report: Report) -> str:
 def top(report: Report) -> str:
     """The bar that stays, and all that is said before the first picture."""
     links = {"frames": "Frames", "time": "Time line" if report.timeline else "Distances", "sources": "Sources"}
+    if any(report.refused):
+        links["refused"] = "Not new"
     if report.counts.get("lost"):
         links["lost"] = "Lost"
     if report.others:
@@ -94,7 +102,7 @@ def _dek(report: Report) -> str:
     if left > 0:
         shown.append(f"{left:,} more")
     where = f"{', '.join(shown[:-1])} and {shown[-1]}" if len(shown) > 1 else "".join(shown)
-    budget = f"{report.budget:,}{_units(report)}"
+    budget = f"{report.budget:,}{_units(report)}" + (" in each round" if report.round > 1 else "")
     return (
         f"From {frames_of(report.counts['seen'])}{f' of {where}' if where else ''}, with a budget of {budget}. "
         "Shown in the order of what each adds to those before it."
@@ -107,16 +115,22 @@ def _units(report: Report) -> str:
 
 
 def _counts(report: Report) -> Iterator[str]:
-    reasons = ", ".join(
-        f"{n:,} {as_text(reason)}" for reason, n in sorted(report.lost.items(), key=lambda item: -item[1])
-    )
+    more_of = {
+        "selected": f"budget {report.budget:,}{_units(report)}",
+        "lost": _reasons(report.lost),
+        "gated": _reasons(report.gated),
+    }
     for state, n in report.counts.items():
         main = ' class="main"' if state == "selected" else ""
-        more = (
-            f"budget {report.budget:,}{_units(report)}" if state == "selected" else reasons if state == "lost" else ""
-        )
+        more = more_of.get(state, "")
+        if state == "selected":  # of which what is final has a number of its own beside it
+            n += report.counts.get("released", 0) + report.counts.get("sent", 0)
         words = STATES[state] + (f"<small>{more}</small>" if more else "")
         yield f"<div{main}><dt>{words}</dt><dd>{n:,}</dd></div>"
+
+
+def _reasons(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{n:,} {as_text(reason)}" for reason, n in sorted(counts.items(), key=lambda item: -item[1]))
 
 
 def _made(report: Report) -> str:
@@ -154,7 +168,7 @@ def frames(report: Report, pictures: Iterable[tuple[ShownFrame, Picture]]) -> It
     box, pictures = usual_box(pictures)
     yield f'<ol class="frames" style="--box:{box:.4f}">'
     for frame, picture in pictures:
-        yield _frame(frame, picture, longest)
+        yield card(frame, picture, longest, anchor=chart.anchor(frame))
     yield "</ol></section>"
 
 
@@ -170,14 +184,16 @@ def usual_box(pictures: Iterable[tuple[ShownFrame, Picture]]) -> tuple[float, It
     return box, chain(first, rest)
 
 
-def _frame(frame: ShownFrame, picture: Picture, longest: float) -> str:
+def card(frame: ShownFrame, picture: Picture, longest: float, *, anchor: str) -> str:
+    """A selected frame; its bar is its distance as a share of the longest."""
     distance = frame.distance or 0.0
     added = "first of the round" if frame.order == 1 else f"<b>{distance:.2f}</b> from all before it"
     return (
-        f'<li class="frame" id="{chart.anchor(frame)}"><div class="box">{picture_of(frame, picture)}</div>'
+        f'<li class="frame" id="{anchor}"><div class="box">{picture_of(frame, picture)}</div>'
         f'<div class="adds"><i style="width:{100 * distance / longest if longest else 0:.1f}%"></i></div>'
         f'<p class="title"><span class="order">{frame.order}</span><span class="distance">{added}</span></p>'
-        f'<p class="id">{as_text(frame.id)}</p><p class="where">{_where(frame)}</p>{_when_seen(frame)}</li>\n'
+        f'<p class="id">{as_text(frame.id)}</p><p class="where">{_where(frame)}</p>{_when_seen(frame)}'
+        f"{_marks(frame)}{_said(frame)}</li>\n"
     )
 
 
@@ -201,8 +217,24 @@ def _where(frame: ShownFrame | EvictedFrame) -> str:
     return f"{source}frame {frame.frame_index:,}{time}"
 
 
+def _marks(frame: ShownFrame) -> str:
+    """What became of it, where that is more than to be selected for now."""
+    pictures = f"{frame.context} picture{'s' * (frame.context > 1)} of context" if frame.context else ""
+    state = frame.state if frame.state in ("released", "sent") else ""
+    marks = [mark for mark in (state, "pinned" if frame.pinned else "", pictures) if mark]
+    return f'<p class="when">{", ".join(marks)}</p>' if marks else ""
+
+
+def _said(frame: ShownFrame) -> str:
+    """What the vehicle said of it, in short: the page is for eyes, `list --json` has all of it."""
+    if not frame.metadata:
+        return ""
+    text = json.dumps(frame.metadata, ensure_ascii=False)
+    return f'<p class="when">{as_text(text if len(text) <= 200 else f"{text[:200]}...")}</p>'
+
+
 def _when_seen(frame: ShownFrame) -> str:
-    if frame.file is None:
+    if frame.file is None and frame.novelty is None:
         return ""  # a picks file: nothing was judged at the time
     if frame.novelty is None:
         return '<p class="when">seen first: nothing to compare it with</p>'
@@ -238,7 +270,7 @@ def over_time(report: Report) -> str:
         lede = (
             "A frame is retained when its novelty lies above a radius still in force. The line is the smallest of them; it "
             "rises whenever the drive proves that the budget cannot cover it more finely. A dot below the line was retained "
-            "for a larger radius."
+            "for a larger radius." + (" With each round it begins anew." if report.round > 1 else "")
         )
         drawing = chart.time_line(report)
     else:
@@ -336,8 +368,12 @@ def _why_evicted(frame: EvictedFrame) -> str:
     by = _code(frame.evicted_by)
     if frame.cause == "one_too_many":
         return f"{by} was one too many for the last radius that still held it"
-    if frame.cause == "max_retained":
-        return f"the limit on retained frames was reached with {by}, and the smallest radii were given up"
+    if frame.cause in PRESSURES:
+        return f"{PRESSURES[frame.cause]} was reached with {by}, and the smallest radii were given up"
+    if frame.cause == "unpinned":
+        return "only its pin had held it"
+    if frame.cause == "repair":
+        return "it was damaged, and the spool was repaired"
     if frame.cause == "round_end":
         return "its round ended, and it was not among the selected"
     if frame.cause == "feature_space_changed":
@@ -350,10 +386,6 @@ def end(producer: str) -> str:
 
 
 # -- pieces ------------------------------------------------------------------------------------------------------------
-
-
-def frames_of(n: int) -> str:
-    return "1 frame" if n == 1 else f"{n:,} frames"
 
 
 def begin_section(anchor: str, heading: str, lede: str = "") -> str:

@@ -10,7 +10,7 @@ from geal_edge.runtime.frame import Image
 from geal_edge.runtime.observer import Observer
 from geal_edge.runtime.report.data import ShownFrame
 from geal_edge.runtime.selection import Opener, read_again
-from geal_edge.runtime.sources.images import read_image
+from geal_edge.runtime.sources.images import decode_image
 
 WIDTH = 320
 SMALL_WIDTH = 128
@@ -69,11 +69,12 @@ def spool_pictures(width: int) -> Pictures:
 
     def read(frame: ShownFrame) -> Picture:
         if frame.file is None:
-            return Missing(why="A shadow writes no frames.")
+            sent = frame.state == "sent"
+            return Missing(why="It was sent: the far side has it." if sent else "A shadow writes no frames.")
         try:
-            return shrink(read_image(frame.file).image, width)
+            return shrink(decode_image(frame.file.read()).image, width)
         except FrameError as error:
-            return Missing(why=f"{frame.file.name}: {error.detail}")
+            return Missing(why=f"{frame.file.file.name}: {error.detail}")
 
     return read
 

@@ -18,7 +18,7 @@ from geal_edge.errors import FrameError, MissingDependency
 
 CHUNK_CACHE_BYTES = 32 * 1024 * 1024
 _PIECE_BYTES = 256 * 1024
-_MESSAGE_AT_MOST = 1024 * 1024 * 1024
+_MOST_BYTES = 1024 * 1024 * 1024
 _ZSTD = b"\x28\xb5\x2f\xfd"
 
 
@@ -163,7 +163,7 @@ def decompress(compression: str, data: bytes, *, size: int, cut: bool) -> Chunk:
     """A chunk's content, as far as it goes: damage and a missing end cost what lies behind them, not the whole chunk.
 
     compression  `lz4`, `zstd`, `bz2`
-    size         what the content should come to; no more than that is unpacked
+    size         what the content should come to; no more than that is unpacked, nor more than 1 GiB: it may be a lie
     cut          whether the file ends before `data` does
     """
     pieces: list[bytes] = []
@@ -172,13 +172,13 @@ def decompress(compression: str, data: bytes, *, size: int, cut: bool) -> Chunk:
         for piece in _unpacked(compression, data):
             pieces.append(piece)
             have += len(piece)
-            if have >= size:
+            if have >= min(size, _MOST_BYTES):
                 break
     except (FrameError, MissingDependency):
         raise
     except Exception:  # noqa: BLE001, S110  the three libraries have no error in common; what came before it is good
         pass
-    content = b"".join(pieces)[:size]
+    content = b"".join(pieces)[: min(size, _MOST_BYTES)]
     return Chunk(content, "" if len(content) == size else "truncated" if cut else "undecodable")
 
 
@@ -188,7 +188,9 @@ def _unpacked(compression: str, data: bytes) -> Iterator[bytes]:
         if compression == "zstd":
             import zstandard
 
-            unpack = zstandard.ZstdDecompressor().decompressobj()
+            reader = zstandard.ZstdDecompressor().stream_reader(data)
+            yield from iter(lambda: reader.read(_PIECE_BYTES), b"")
+            return
         elif compression == "lz4":
             import lz4.frame
 
@@ -200,8 +202,10 @@ def _unpacked(compression: str, data: bytes) -> Iterator[bytes]:
     except ImportError as error:
         raise missing(compression) from error
     for at in range(0, len(data), _PIECE_BYTES):
-        yield unpack.decompress(data[at : at + _PIECE_BYTES])
-        if getattr(unpack, "eof", False):
+        yield unpack.decompress(data[at : at + _PIECE_BYTES], _PIECE_BYTES)
+        while not (unpack.needs_input or unpack.eof):
+            yield unpack.decompress(b"", _PIECE_BYTES)
+        if unpack.eof:
             return
 
 
@@ -230,4 +234,4 @@ def unzipped(message: bytes) -> bytes:
     """A message as its sender wrote it; where its compressed form is damaged, as far as that goes."""
     if not is_zipped(message):
         return message
-    return decompress("zstd", message, size=_MESSAGE_AT_MOST, cut=False).data
+    return decompress("zstd", message, size=_MOST_BYTES, cut=False).data

@@ -34,12 +34,13 @@ class Db3File:
                     topic=name, type=plain_type(type_), encoding=encoding, definition=definitions.get((number, type_))
                 )
                 for number, name, type_, encoding in rows
+                if isinstance(number, int) and all(isinstance(word, str) for word in (name, type_, encoding))
             }
             pictures = {number for number, channel in channels.items() if carries_pictures(channel)}
             places = Places()
             try:
                 for row, topic, time_ns in database.execute("SELECT id, topic_id, timestamp FROM messages"):
-                    if topic in pictures:
+                    if topic in pictures and isinstance(time_ns, int):
                         places.add(time_ns, topic, row)
             except sqlite3.DatabaseError as error:
                 cut = f"the database is damaged or cut off ({error})"

@@ -2,6 +2,9 @@
 
 from geal_edge.errors import UsageError
 
+MAX_FPS = 1e9
+"""One a nanosecond: times have no finer parts."""
+
 
 class Rate:
     """Takes the first frame of every time slot of 1/fps seconds; the slots start with the source's first frame.
@@ -17,8 +20,8 @@ class Rate:
     """
 
     def __init__(self, fps: float | None) -> None:
-        if fps is not None and not 0.0 < fps < float("inf"):
-            raise UsageError(f"fps = {fps}: must be a number of frames per second above 0")
+        if fps is not None and not 0.0 < fps <= MAX_FPS:
+            raise UsageError(f"fps = {fps:g}: must be a number of frames per second above 0, at most {MAX_FPS:g}")
         self.fps = fps
         self._last_slot = -1
 

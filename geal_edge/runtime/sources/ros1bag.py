@@ -29,6 +29,12 @@ from geal_edge.runtime.sources.rosmessages import carries_pictures, plain_type
 
 _MAGIC = re.compile(rb"#ROSBAG V(\d+)\.(\d+)\n")
 _MESSAGE, _BAG, _INDEX, _CHUNK, _CHUNK_INFO, _CONNECTION = 2, 3, 4, 5, 6, 7
+_NEEDED: dict[bytes, dict[bytes, int]] = {
+    bytes([_MESSAGE]): {b"conn": 4, b"time": 8},
+    bytes([_CHUNK]): {b"compression": 1},
+    bytes([_CONNECTION]): {b"conn": 4, b"topic": 1},
+}
+"""op -> the fields without which a record says nothing, and the bytes that each has at least."""
 _SAID_OF_A_CONNECTION = ("callerid", "latching", "md5sum")
 _HEADER_AT_MOST = 16 * 1024 * 1024
 
@@ -44,14 +50,15 @@ class Record:
         return self.fields[b"op"][0]
 
     def number(self, name: bytes, form: str = "<I") -> int:
-        return int(struct.unpack(form, self.fields[name])[0])
+        return int(struct.unpack_from(form, self.fields[name])[0])
 
     def text(self, name: bytes) -> str:
         return self.fields[name].decode("utf-8", "replace")
 
 
 def read_record(stream: IO[bytes], at: int) -> Record | None:
-    """The record at this place of a file or chunk; None where it is cut off or there is none."""
+    """The record at this place of a file or chunk; None where it is cut off, lacks what it must
+    say, or there is none."""
     stream.seek(at)
     start = stream.read(4)
     if len(start) < 4:
@@ -68,7 +75,10 @@ def read_record(stream: IO[bytes], at: int) -> Record | None:
         fields[name] = value
         place += 4 + size
     (data_length,) = struct.unpack_from("<I", header, length)
-    return Record(fields, at + 4 + length + 4, data_length) if len(fields.get(b"op", b"")) == 1 else None
+    needed = {b"op": 1, **_NEEDED.get(fields.get(b"op", b""), {})}
+    if any(len(fields.get(name, b"")) < size for name, size in needed.items()):
+        return None
+    return Record(fields, at + 4 + length + 4, data_length)
 
 
 class Ros1Bag:
@@ -206,7 +216,7 @@ class _Scan:
     def _message(self, record: Record, limit: int, position: int, offset: int = -1) -> None:
         connection = record.number(b"conn")
         if connection in self._channels and carries_pictures(self._channels[connection]):
-            seconds, nanoseconds = struct.unpack("<II", record.fields[b"time"])
+            seconds, nanoseconds = struct.unpack_from("<II", record.fields[b"time"])
             self._places.add(seconds * 1_000_000_000 + nanoseconds, connection, position, offset)
             self._told += record.data_at + record.length > limit  # reading it will say that it is lost
 

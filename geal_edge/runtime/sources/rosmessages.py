@@ -9,7 +9,6 @@ as `ros1` (fields one after another), `cdr` (ROS 2: each aligned to its size), a
 """
 
 import base64
-import json
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from geal_edge.errors import FrameError
+from geal_edge.models.jsontext import parse_json
 
 if TYPE_CHECKING:
     from geal_edge.runtime.sources.bagfile import Channel
@@ -126,7 +126,7 @@ def _message_fields() -> Iterator[None]:
     """Turns whatever reading damaged fields raises into one FrameError."""
     try:
         yield
-    except (struct.error, ValueError, IndexError, KeyError, TypeError, AttributeError) as error:
+    except (struct.error, ValueError, OverflowError, IndexError, KeyError, TypeError, AttributeError) as error:
         raise FrameError("undecodable", f"its fields are damaged ({error}).") from error
 
 
@@ -266,7 +266,7 @@ def _words(value: Any) -> str:
 
 
 def _from_json(type_: str, data: bytes) -> Picture:
-    fields = json.loads(data)
+    fields = parse_json(data)
     time = fields.get("timestamp") or {}
     stamp = max(int(time.get("sec", 0)) * 1_000_000_000 + int(time.get("nsec", time.get("nanosec", 0))), 0)
     content = base64.b64decode(fields["data"], validate=True)

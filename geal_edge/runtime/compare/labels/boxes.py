@@ -1,6 +1,5 @@
 """Boxes: PASCAL VOC's XML, COCO's JSON and YOLO's text, each box as a class and the share of the frame that it takes."""
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from geal_edge.errors import UsageError
+from geal_edge.models.jsontext import parse_json
 from geal_edge.runtime.compare.labels.annotation import FrameLabels, Grid, class_list
 from geal_edge.runtime.labelled import parse_xml
 
@@ -75,7 +75,7 @@ class VocFiles(BoxFiles):
         try:
             frame = float(texts["size/width"]) * float(texts["size/height"])
             return [Box(each["name"].strip(), _voc_area(each) / frame) for each in objects]
-        except (KeyError, ValueError, ZeroDivisionError) as error:
+        except (KeyError, ValueError, OverflowError, ZeroDivisionError) as error:
             raise UsageError(
                 f"{path}: no VOC annotation ({error!r}). Expected size/width, size/height, and for each object its name "
                 "and bndbox."
@@ -92,7 +92,7 @@ class CocoFile(BoxFiles):
 
     def __init__(self, path: Path) -> None:
         try:
-            data = json.loads(path.read_bytes())
+            data = parse_json(path.read_bytes())
             kinds = {each["id"]: str(each["name"]) for each in data["categories"]}
             images = {each["id"]: each for each in data["images"]}
             self._boxes: dict[str, list[Box]] = {_stem(each["file_name"]): [] for each in images.values()}
@@ -103,7 +103,7 @@ class CocoFile(BoxFiles):
                     self._boxes[_stem(image["file_name"])].append(Box(kinds[each["category_id"]], share))
         except OSError as error:
             raise UsageError(f"{path}: cannot be read ({error.strerror}).") from error
-        except (KeyError, TypeError, ValueError, ZeroDivisionError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, ZeroDivisionError, AttributeError) as error:
             raise UsageError(
                 f"{path}: no COCO file of instances ({error!r}). Expected `images` with their width and height, "
                 "`annotations` with a bbox, and `categories`."

@@ -43,8 +43,11 @@ class Sensors:
         self.wraps = {_text(zone / "name"): joules for zone, joules in self._rapl("max_energy_range_uj")}
 
     def read(self, at_s: float) -> Reading:
-        zones = (self._sys / "class/thermal").glob("thermal_zone*")
-        temperatures = {_text(zone / "type"): _number(zone / "temp", 1e-3) for zone in sorted(zones)}
+        temperatures: dict[str, float | None] = {}
+        for zone in sorted((self._sys / "class/thermal").glob("thermal_zone*")):
+            kind = _text(zone / "type")  # several may be of one
+            name = f"{kind} ({zone.name.removeprefix('thermal_zone')})" if kind in temperatures else kind
+            temperatures[name] = _number(zone / "temp", 1e-3)
         cores = [
             mhz
             for each in (self._sys / "devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_cur_freq")
