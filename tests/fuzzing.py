@@ -12,6 +12,7 @@ import io
 import json
 import os
 import random
+import re
 import shutil
 import socket
 import sqlite3
@@ -29,19 +30,24 @@ from typing import Any, get_args
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
+from mcap.writer import CompressionType
 from typer.testing import CliRunner
 
 from geal_edge.cli.app import app
 from geal_edge.cli.inspect import inspect
-from geal_edge.config import Position
+from geal_edge.config import Position, UploadConfig
 from geal_edge.errors import GealEdgeError
 from geal_edge.export.exporter import ExportOptions, export_bundle
 from geal_edge.models.bundle import MANIFEST_FILE
+from geal_edge.models.vit import Geometry
+from geal_edge.models.weights import load_weights
 from geal_edge.runtime.budget import parse_cap
+from geal_edge.runtime.compare.labels.reading import read_labels
 from geal_edge.runtime.conditions import Condition
 from geal_edge.runtime.exporter import answer
 from geal_edge.runtime.extract import FormatName, extract
 from geal_edge.runtime.frame import usable
+from geal_edge.runtime.labelled import label_export
 from geal_edge.runtime.live.camera import Shot
 from geal_edge.runtime.live.opened import named
 from geal_edge.runtime.live.ros2 import shot_of
@@ -58,20 +64,29 @@ from geal_edge.runtime.selection import read_selection
 from geal_edge.runtime.settings.reading import read_configuration
 from geal_edge.runtime.sources import open_source
 from geal_edge.runtime.sources.bagfile import Channel
+from geal_edge.runtime.sources.bagfolder import METADATA
+from geal_edge.runtime.sources.container import promised_frames
 from geal_edge.runtime.sources.images import decode_image
+from geal_edge.runtime.sources.mcapfile import MAGIC as MCAP_MAGIC
 from geal_edge.runtime.spool import Spool
 from geal_edge.runtime.spooldb import DATABASE
 from geal_edge.runtime.spoolview import open_view
 from geal_edge.runtime.telemetry import SCHEMA as PULSE
 from geal_edge.runtime.telemetry import _start_ticks, pulse_name, read_pulse
+from geal_edge.runtime.upload.service import upload
 from geal_edge.runtime.why import why
 from tests.fakes import Clock, MemorySource
+from tests.farside import fill_spool
+from tests.films import write_mov, write_video
 from tests.hooks import noise, talkative
 from tests.recordings import compressed, drive, jpeg, raw, serialised, write_mcap, write_ros1, write_ros2
 from tests.streams import random_stream
+from tests.test_labels import COCO, VOC, frames
 from tests.test_spool import fill
 from tests.test_spool import settings as spool_settings
 from tests.tiny import tiny_weights
+from tests.torch_files import legacy_file, zip_file
+from tests.web import safetensors_bytes
 
 PLACES = ("", "x", "../../outside", "/tmp/outside", "a\0b", "\ud800", "rtsp://u:p@h/", "%s" * 9)
 VALUES: tuple[Any, ...] = (
@@ -106,19 +121,28 @@ EXAMPLES = [path.read_bytes() for path in (Path(__file__).parents[1] / "deploy")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """inputs: what is tried; read: hands one to the product, in a folder of its own."""
+    """inputs: what is tried; read: hands one to the product, in a folder of its own, which begins as a copy of `among`."""
 
     inputs: st.SearchStrategy[Any]
     read: Callable[[Any, Path], object]
+    among: Path | None = None
 
 
-def changed(originals: list[bytes]) -> st.SearchStrategy[bytes]:
-    """One of these, cut, overwritten, grown and joined with another."""
+def nowhere(_: bytes) -> list[int]:
+    return []
 
-    def change(original: bytes, edits: list[tuple[int, float, bytes]], other: bytes) -> bytes:
+
+def changed(originals: list[bytes], fields: Callable[[bytes], list[int]] = nowhere) -> st.SearchStrategy[bytes]:
+    """One of these, cut, overwritten, grown and joined with another.
+
+    fields  where in an original its lengths, kinds and offsets stand: every second change is made at one of them
+    """
+
+    def change(original: bytes, edits: list[tuple[int, float, bool, bytes]], other: bytes) -> bytes:
         data = bytearray(original)
-        for kind, at_share, new in edits:
-            at = int(at_share * len(data))
+        places = fields(original)
+        for kind, at_share, at_field, new in edits:
+            at = places[int(at_share * (len(places) - 1))] if at_field and places else int(at_share * len(data))
             if kind == 0:
                 data[at : at + len(new)] = new
             elif kind == 1:
@@ -134,11 +158,48 @@ def changed(originals: list[bytes]) -> st.SearchStrategy[bytes]:
         return bytes(data)
 
     numbers = st.sampled_from(
-        [b"\0" * 4, b"\xff" * 4, b"\xff" * 8, b"\x7f" + b"\xff" * 7, b"\0" * 64, b"\n", b"[" * 9000]
+        [
+            b"\0" * 4,
+            b"\0" * 8,
+            b"\xff" * 4,
+            b"\xff" * 8,
+            b"\x7f" + b"\xff" * 7,
+            b"\xff" * 7 + b"\x7f",
+            b"\xff" * 3 + b"\x7f",
+            b"\0" * 64,
+            b"\n",
+            b"[" * 9000,
+        ]
     )
-    edit = st.tuples(st.integers(0, 5), st.floats(0, 1), st.one_of(st.binary(max_size=12), numbers))
+    edit = st.tuples(st.integers(0, 5), st.floats(0, 1), st.booleans(), st.one_of(st.binary(max_size=12), numbers))
     one = st.sampled_from(originals)
     return st.builds(change, one, st.lists(edit, min_size=1, max_size=4), one)
+
+
+def fields_of_bag(data: bytes) -> list[int]:
+    """The names of all fields, the lengths before them and the values behind."""
+    found = re.finditer(rb"[a-z_0-9]{2,}=", data)
+    return sorted({at for name in found for at in (max(0, name.start() - 4), name.start(), name.end())})
+
+
+def fields_of_mcap(data: bytes) -> list[int]:
+    """Of every record outside of compressed chunks its kind, its length and what its content begins with."""
+    places: list[int] = []
+    at = len(MCAP_MAGIC)
+    while at + 9 <= len(data) - len(MCAP_MAGIC):
+        length = int.from_bytes(data[at + 1 : at + 9], "little")
+        places += [at, at + 1, *range(at + 9, min(at + 9 + length, at + 49), 2)]
+        at += 9 + length
+    return places
+
+
+def fields_of_film(data: bytes) -> list[int]:
+    """The names of the boxes and chunks that are read, the lengths beside them and what they begin with."""
+    names = (
+        b"ftyp moov mvhd trak mdia hdlr mdhd minf stbl stsz stts ctts edts elst RIFF LIST hdrl strh idx1 movi".split()
+    )
+    found = [name.start() for name in re.finditer(b"|".join(names), data)]
+    return sorted({max(0, at + by) for at in found for by in (-4, 0, 4, 8, 12, 16, 20)})
 
 
 def changed_json(original: Any) -> st.SearchStrategy[bytes]:
@@ -202,6 +263,57 @@ def read_frames_of(name: str) -> Callable[[bytes, Path], None]:
             usable(item)
 
     return read
+
+
+def tell_of_the_far_side(file: Path) -> Callable[[bytes, Path], None]:
+    """Whoever may write to the far side may write anything in the place of a file of ours."""
+
+    def read(data: bytes, place: Path) -> None:
+        (place / file).write_bytes(data)
+        for words in (["status", "--json"], ["status"], ["list", "--json"], ["list"]):
+            words += [str(place), "--prefix", "eu"]
+            result = CliRunner().invoke(app, words, env={"GEAL_EDGE_STATE": str(place / "state")})
+            if result.exception is not None and not isinstance(result.exception, SystemExit):
+                raise result.exception
+
+    return read
+
+
+def read_weights(name: str) -> Callable[[bytes, Path], None]:
+    def read(data: bytes, place: Path) -> None:
+        (place / name).write_bytes(data)
+        load_weights(str(place / name))
+
+    return read
+
+
+def read_export(name: str) -> Callable[[bytes, Path], None]:
+    """The labels of somebody: what images they name, and what is in them."""
+
+    def read(data: bytes, place: Path) -> None:
+        (place / name).write_bytes(data)
+        try:
+            label_export(place / name)
+        finally:
+            read_labels(place / name if name.endswith(".json") else place, frames("drive/a.jpg", "drive/b.jpg"))
+
+    return read
+
+
+def count_promised(name: str) -> Callable[[bytes, Path], None]:
+    """Only our own reading of a film: a decoder is FFmpeg's."""
+
+    def read(data: bytes, place: Path) -> None:
+        (place / name).write_bytes(data)
+        promised_frames(place / name)
+
+    return read
+
+
+def read_bag_folder(data: bytes, place: Path) -> None:
+    (place / METADATA).write_bytes(data)
+    for item in open_source(str(place)).frames():
+        usable(item)
 
 
 def read_spool(data: tuple[str, str, Any], place: Path) -> None:
@@ -367,12 +479,6 @@ def targets(folder: Path) -> dict[str, Target]:
     picks = json.loads((folder / "picks.json").read_bytes())
     said_of_a_frame = {"speed_kmh": 31.5, "at": {"lat": 52.0, "lon": 13.0}, "tags": ["rain"], "gear": None}
     said = (compressed(1), raw(1, pixels, "rgb8", (4, 2)))
-    bags = {
-        "mcap": write_mcap(folder / "a.mcap", drive(3)).read_bytes(),
-        "plain.mcap": write_mcap(folder / "b.mcap", drive(2), chunked=False, indexed=False).read_bytes(),
-        "bag": write_ros1(folder / "a.bag", drive(3)).read_bytes(),
-        "db3": next(write_ros2(folder / "c", drive(3)).glob("*.db3")).read_bytes(),
-    }
     fill(folder / "spool", random_stream(1, 12))
     database = (folder / "spool" / DATABASE).read_bytes()
     columns = [
@@ -416,7 +522,7 @@ def targets(folder: Path) -> dict[str, Target]:
         "gst:a user-pw={} ! b",
     ]
     return {
-        "manifest": Target(inputs=changed_json(manifest), read=read_manifest),
+        "manifest": Target(inputs=changed_json(manifest), read=read_manifest, among=bundle.path),
         "picks": Target(inputs=changed_json(picks), read=read_picks_file),
         "extract": Target(
             inputs=st.tuples(
@@ -426,9 +532,11 @@ def targets(folder: Path) -> dict[str, Target]:
         ),
         "memory": Target(inputs=st.one_of(changed([memory]), resealed(memory)), read=read_memory_file),
         "spool fields": Target(
-            inputs=st.builds(lambda place, value: (*place, value), st.sampled_from(columns), stored), read=read_spool
+            inputs=st.builds(lambda place, value: (*place, value), st.sampled_from(columns), stored),
+            read=read_spool,
+            among=folder / "spool",
         ),
-        "spool bytes": Target(inputs=changed([database]), read=read_spool_bytes),
+        "spool bytes": Target(inputs=changed([database]), read=read_spool_bytes, among=folder / "spool"),
         "socket": Target(inputs=changed([*messages, b"".join(messages)]), read=receive),
         "shared memory": Target(inputs=changed([ring(2), ring(1), ring(2**64 - 1)]), read=look_into_memory),
         "metadata": Target(inputs=changed_json(said_of_a_frame), read=lambda data, _: json.dumps(read_metadata(data))),
@@ -449,16 +557,92 @@ def targets(folder: Path) -> dict[str, Target]:
             read=lambda given, _: cleaned(*given),
         ),
         "image files": Target(inputs=changed(pictures), read=read_frames_of("a.jpg")),
-        **{
-            f"bag, {name}": Target(inputs=changed([data]), read=read_frames_of(f"a.{name}"))
-            for name, data in bags.items()
-        },
+        **recordings(folder),
+        **far_side(folder),
+        **checkpoints(),
+        **labels(),
         "requests for metrics": Target(inputs=changed(REQUESTS), read=ask_for_metrics),
         "pulses": Target(inputs=changed_json(pulse), read=find_pulse),
         "conditions": Target(inputs=changed(CONDITIONS), read=read_condition),
         "budgets and addresses": Target(inputs=st.text(max_size=40), read=read_words),
         "secrets": Target(inputs=st.tuples(st.sampled_from(forms), secrets), read=masks),
     }
+
+
+def recordings(folder: Path) -> dict[str, Target]:
+    bags = {
+        "mcap": write_mcap(folder / "a.mcap", drive(3)),
+        "lz4.mcap": write_mcap(folder / "lz4.mcap", drive(3), compression=CompressionType.LZ4),
+        "chunks.mcap": write_mcap(folder / "chunks.mcap", drive(3), compression=CompressionType.NONE),
+        "plain.mcap": write_mcap(folder / "plain.mcap", drive(2), chunked=False, indexed=False),
+        "bag": write_ros1(folder / "a.bag", drive(3)),
+        "lz4.bag": write_ros1(folder / "lz4.bag", drive(3), compression="lz4"),
+        "bz2.bag": write_ros1(folder / "bz2.bag", drive(3), compression="bz2"),
+        "db3": next(write_ros2(folder / "c", drive(3)).glob("*.db3")),
+    }
+    films = {
+        "mov": write_mov(folder / "a.mov", 9, edit=(80, 120)),
+        "avi": write_video(folder / "a.avi", 5, fourcc="MJPG"),
+    }
+    ros2 = write_ros2(folder / "ros2", drive(3))
+    fields = {".mcap": fields_of_mcap, ".bag": fields_of_bag}
+    found = {
+        f"bag, {name}": Target(
+            inputs=changed([path.read_bytes()], fields.get(path.suffix, nowhere)), read=read_frames_of(path.name)
+        )
+        for name, path in bags.items()
+    }
+    found["bag, folder"] = Target(inputs=changed([(ros2 / METADATA).read_bytes()]), read=read_bag_folder, among=ros2)
+    for name, path in films.items():
+        strategy = changed([path.read_bytes()], fields_of_film)
+        found[f"film, {name}"] = Target(inputs=strategy, read=count_promised(path.name))
+    return found
+
+
+def far_side(folder: Path) -> dict[str, Target]:
+    """What two uploaded frames left there."""
+    far = folder / "far"
+    far.mkdir()
+    fill_spool(folder / "sent", 2, size=50)
+    upload(folder / "sent", UploadConfig(to=str(far), prefix="eu", vehicle="car"), once=True, watch=Silent())
+    beat = next(far.glob("eu/car/status/*.json"))
+    files = {"sidecar": min(far.glob("eu/car/memory/*.json")), "heartbeat": beat}
+    return {
+        name: Target(
+            inputs=changed_json(json.loads(file.read_bytes())),
+            read=tell_of_the_far_side(file.relative_to(far)),
+            among=far,
+        )
+        for name, file in files.items()
+    }
+
+
+def checkpoints() -> dict[str, Target]:
+    tensors = tiny_weights(Geometry(patch_size=4, embed_dim=64, depth=1, mlp_dim=64, trained_grid=(2, 2))).tensors
+    files = {
+        "a.pth": [zip_file(tensors), zip_file({"teacher": tensors})],
+        "legacy.pth": [legacy_file(tensors)],
+        "a.safetensors": [safetensors_bytes(tensors)],
+    }
+    return {
+        f"checkpoint, {name}": Target(inputs=changed(originals), read=read_weights(name))
+        for name, originals in files.items()
+    }
+
+
+def labels() -> dict[str, Target]:
+    """Of people and of other programs: what was labelled where."""
+    tasks = [{"id": 1, "data": {"image": "/data/local-files/?d=drive/a.jpg"}, "annotations": [{"result": []}]}]
+    cvat = (
+        b'<annotations><image id="0" name="drive/a.jpg" width="60" height="40"><box label="car"/></image></annotations>'
+    )
+    inputs = {
+        "coco.json": changed_json(COCO),
+        "tasks.json": changed_json(tasks),
+        "a.xml": changed([VOC.encode(), cvat]),
+        "a.txt": changed([b"0 0.5 0.5 0.1 0.2\n1 0.1 0.1 0.2 0.1 0.2 0.2\n"]),
+    }
+    return {f"labels, {name}": Target(inputs=strategy, read=read_export(name)) for name, strategy in inputs.items()}
 
 
 def resealed(memory: bytes) -> st.SearchStrategy[bytes]:
@@ -483,25 +667,24 @@ class Tries:
     """Counts inputs; fails where one ends in anything but an error of ours, or leaves something beside its folder."""
 
     def __init__(self, folder: Path) -> None:
-        self.valid = folder / "valid"
-        self.valid.mkdir()
-        self.work = folder / "work"
+        valid, self.work = folder / "valid", folder / "work"
+        valid.mkdir()
         self.work.mkdir()
-        self.targets = targets(self.valid)
+        self.targets = targets(valid)
         self.tried = 0
 
     def one(self, name: str, data: Any) -> None:
         place = self.work / "own"
         shutil.rmtree(place, ignore_errors=True)
-        original = {"manifest": "bundle", "spool fields": "spool", "spool bytes": "spool"}.get(name)
-        if original is None:
+        target = self.targets[name]
+        if target.among is None:
             place.mkdir()
         else:
-            shutil.copytree(self.valid / original, place)
+            shutil.copytree(target.among, place)
         self.tried += 1
         try:
             with redirect_stdout(io.StringIO()):
-                self.targets[name].read(data, place)
+                target.read(data, place)
         except GealEdgeError:
             pass
 

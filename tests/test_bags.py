@@ -2,12 +2,15 @@
 
 import base64
 import bz2
+import io
 import json
 import re
 import shutil
+import sqlite3
 import struct
 import sys
 import tracemalloc
+from contextlib import closing
 from pathlib import Path
 
 import cv2
@@ -417,6 +420,94 @@ def test_an_index_that_points_elsewhere_loses_a_frame_and_says_why(tmp_path):
     for file in (McapFile(RECORDED["mcap plain"](tmp_path)), Ros1Bag(RECORDED["bag"](tmp_path))):
         with file.open() as messages, pytest.raises(FrameError, match=r"truncated|undecodable"):
             messages.read(Place(13, -1))
+
+
+def test_a_channel_that_is_described_again_and_wrongly_keeps_its_pictures(tmp_path):
+    bag = RECORDED["bag"](tmp_path)
+    before, found, after = bag.read_bytes().rpartition(b"type=sensor_msgs/CompressedImage")
+    after = re.sub(
+        b"chunk_pos=" + b"." * 8, b"chunk_pos=" + bytes(8), after, flags=re.DOTALL
+    )  # there is no chunk there
+    bag.write_bytes(before + found.replace(b"Image", b"Omage") + after)
+    assert numbers(open_source(str(bag))) == list(range(9))
+
+    mcap = unended(write_mcap(tmp_path / "drive.mcap", drive(), chunked=False, indexed=False))
+    content = mcap.read_bytes()
+    at = content.index(b"/cam") - 4 - 4 - 9  # the length of the topic, two numbers, the head of the record
+    (length,) = struct.unpack_from("<Q", content, at + 1)
+    again = content[at : at + 11] + bytes(2) + content[at + 13 : at + 9 + length]  # of no schema
+    mcap.write_bytes(content + again)
+    assert numbers(open_source(str(mcap))) == list(range(9))
+
+
+@pytest.mark.parametrize("position", [0, 2**45, 2**63 - 1, 2**64 - 1])
+@pytest.mark.parametrize("kind", ["bag", "mcap"])
+def test_where_an_index_points_beyond_the_file_the_records_are_read(kind, position, tmp_path):
+    path = RECORDED[kind](tmp_path)
+    content = bytearray(path.read_bytes())
+    if kind == "bag":
+        at = content.index(b"chunk_pos=") + len(b"chunk_pos=")
+    else:
+        (summary,) = struct.unpack("<Q", content[-28:-20])
+        at = content.index(b"\x08", summary)
+        while struct.unpack_from("<Q", content, at + 1)[0] > 500:
+            at = content.index(b"\x08", at + 1)
+        at += 9 + 16  # of a ChunkIndex its kind and length, when it starts and ends, then where
+    struct.pack_into("<Q", content, at, position)
+    path.write_bytes(content)
+
+    assert numbers(open_source(str(path))) == list(range(9))
+
+
+@pytest.mark.parametrize("field", [b"compression=none", b"size=", b"conn=", b"op=\x05"])
+def test_a_record_that_lacks_what_it_must_say_costs_what_it_holds_and_no_more(field, tmp_path):
+    path = without_index(write_ros1(tmp_path / "drive.bag", drive(40), chunk_size=2000))
+    content = path.read_bytes()
+    at = content.index(field, len(content) // 2)
+    path.write_bytes(content[:at] + field.replace(field[:2], b"xx") + content[at + len(field) :])
+
+    found = numbers(open_source(str(path)))
+
+    usable = [number for number in found if isinstance(number, int)]
+    assert found.count("truncated") <= 1
+    assert usable == sorted(usable)
+    assert len(usable) >= 37
+
+
+def test_a_length_that_is_a_lie_sets_no_memory_aside():
+    class Stream(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            assert size is not None
+            assert size <= 1_000_000
+            return super().read(size)
+
+    stream = Stream(bytes(900_000))
+    stream.seek(10)
+    assert len(bagfile.read_up_to(stream, 2**62)) == 900_000 - 10
+    assert bagfile.read_up_to(stream, 2**62) == b""
+
+
+def test_names_in_a_rosbag2_folder_that_no_file_can_have_are_files_that_are_not_there(tmp_path):
+    folder = write_ros2(tmp_path / "drive", drive(), plugin="mcap")
+    metadata = (folder / "metadata.yaml").read_text()
+    odd = ["x" * 5000, "a\x1cb", "a\0b", "- c"]
+    listed = "".join(f"\n  - {name}" for name in ["drive.mcap", *odd])
+    (folder / "metadata.yaml").write_text(metadata.replace("\n  - drive.mcap", listed))
+
+    found = numbers(open_source(str(folder)))
+
+    assert found == [*range(9), *["truncated"] * len(odd)]
+
+
+def test_a_row_of_a_database_without_a_number_is_passed_over(tmp_path):
+    path = RECORDED["db3"](tmp_path)
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("CREATE TABLE odd AS SELECT * FROM messages")  # its id is a column like any other
+        database.execute("UPDATE odd SET id = NULL WHERE rowid = 2")
+        database.execute("DROP TABLE messages")
+        database.execute("ALTER TABLE odd RENAME TO messages")
+
+    assert len(numbers(open_source(str(path)))) == 8
 
 
 # Messages

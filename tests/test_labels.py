@@ -153,6 +153,16 @@ VOC = """<annotation><filename>a.jpg</filename><size><width>60</width><height>40
 <part><name>wheel</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>2</xmax><ymax>2</ymax></bndbox></part></object>
 <object><name>car</name><bndbox><xmin>20</xmin><ymin>20</ymin><xmax>40</xmax><ymax>30</ymax></bndbox></object></annotation>"""
 
+COCO = {
+    "images": [{"id": i, "file_name": f"drive/{name}.jpg", "width": 60, "height": 40} for i, name in enumerate("ab")],
+    "categories": [{"id": 7, "name": "car"}],
+    "annotations": [
+        {"image_id": 0, "category_id": 7, "bbox": [0, 0, 10, 10], "area": 100, "iscrowd": 0},
+        {"image_id": 0, "category_id": 7, "bbox": [20, 20, 20, 10]},
+        {"image_id": 1, "category_id": 7, "bbox": [0, 0, 60, 40], "iscrowd": 1},
+    ],
+}
+
 
 def voc(folder):
     folder.mkdir()
@@ -163,18 +173,7 @@ def voc(folder):
 
 def coco(folder):
     folder.mkdir()
-    data = {
-        "images": [
-            {"id": i, "file_name": f"drive/{name}.jpg", "width": 60, "height": 40} for i, name in enumerate("ab")
-        ],
-        "categories": [{"id": 7, "name": "car"}],
-        "annotations": [
-            {"image_id": 0, "category_id": 7, "bbox": [0, 0, 10, 10], "area": 100, "iscrowd": 0},
-            {"image_id": 0, "category_id": 7, "bbox": [20, 20, 20, 10]},
-            {"image_id": 1, "category_id": 7, "bbox": [0, 0, 60, 40], "iscrowd": 1},
-        ],
-    }
-    (folder / "instances.json").write_text(json.dumps(data))
+    (folder / "instances.json").write_text(json.dumps(COCO))
     return folder / "instances.json"
 
 

@@ -149,6 +149,7 @@ def _look_for(name: str, bases: list[Path]) -> Path | None:
     for begin in range(len(parts)):
         for base in bases:
             file = base.joinpath(*parts[begin:])
-            if file.suffix.lower() in ENDINGS and file.is_file():
+            # os.path.isfile: a name that is too long for any file is an OSError of Path.is_file.
+            if file.suffix.lower() in ENDINGS and os.path.isfile(file):
                 return file
     return None

@@ -6,13 +6,14 @@ of places, one message and the chunk it lies in, however large the bag is.
 """
 
 import bz2
+import os
 from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 from geal_edge.errors import FrameError, MissingDependency
 
@@ -214,6 +215,16 @@ def missing(what: str) -> MissingDependency:
     return MissingDependency(
         f"Recorded ROS data needs packages that are not installed ({what}). Install them with: pip install 'geal-edge[bags]'"
     )
+
+
+def read_up_to(stream: IO[bytes], length: int) -> bytes:
+    """So many bytes, or as many as there are. A stream asked directly sets memory aside for all that a damaged length
+    promises, up to 2^64 bytes."""
+    if length > _PIECE_BYTES:
+        at = stream.tell()
+        length = min(length, max(0, stream.seek(0, os.SEEK_END) - at))
+        stream.seek(at)
+    return stream.read(length)
 
 
 def whole(data: bytes, wanted: int, chunk: Chunk | None) -> bytes:

@@ -15,6 +15,7 @@ METADATA = "metadata.yaml"
 
 _PARTS = re.compile(r"(.*)_\d+\.(mcap|db3)")
 _LISTED = re.compile(r"^\s*relative_file_paths:[ \t]*\n((?:[ \t]*-[ \t]+.+\n?)+)", re.MULTILINE)
+_ITEM = re.compile(r"^[ \t]*-[ \t]+(.+)$", re.MULTILINE)
 
 
 def is_bag(path: Path) -> bool:
@@ -29,7 +30,7 @@ def files_of(path: Path) -> tuple[list[BagFile], list[str]]:
     if not path.is_dir():
         return [_bag_file(path)], []
     listed = _listed_files(path)
-    names = [name for name in listed if (path / name).is_file()] or _parts_of(path)
+    names = [name for name in listed if os.path.isfile(path / name)] or _parts_of(path)
     if not names:
         raise SourceError(
             f"{path}: none of the files that {METADATA} names is there ({', '.join(listed) or 'it names none'})"
@@ -44,9 +45,9 @@ def _listed_files(folder: Path) -> list[str]:
     except OSError:
         return []
     found = _LISTED.search(text)
-    lines = found[1].splitlines() if found else []
-    paths = [line.split("-", 1)[1].strip().strip("'\"") for line in lines]
-    return [path if (folder / path).is_file() else os.path.basename(path) for path in paths]
+    paths = [item.strip().strip("'\"") for item in _ITEM.findall(found[1] if found else "")]
+    # os.path.isfile, for whatever stands there: a name that is too long is no file, and no error either.
+    return [path if os.path.isfile(folder / path) else os.path.basename(path) for path in paths]
 
 
 def _parts_of(folder: Path) -> list[str]:

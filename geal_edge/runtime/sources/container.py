@@ -20,6 +20,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from geal_edge.runtime.sources.bagfile import read_up_to
+
 _MOOV_AT_MOST = 256 * 1024 * 1024
 _HEADERS_AT_MOST = 1024 * 1024
 _FIRST_BOXES = frozenset((b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot"))
@@ -134,9 +136,9 @@ def _avi_frames(path: Path) -> tuple[int, int] | None:
                 return None  # OpenDML, beyond 1 GB: idx1 lists the first part only
             at = file.tell()
             if name == b"LIST" and file.read(4) == b"hdrl" and length <= _HEADERS_AT_MOST:
-                stream, stored = _avi_video_stream(file.read(length - 4))
+                stream, stored = _avi_video_stream(file.read(max(0, length - 4)))
             if name == b"idx1":
-                index = np.frombuffer(file.read(length), [("chunk", "S4"), ("flags", "<u4", 2), ("size", "<u4")])
+                index = np.frombuffer(read_up_to(file, length), [("chunk", "S4"), ("flags", "<u4", 2), ("size", "<u4")])
             file.seek(at + length + length % 2)
         if stream < 0 or not 0 < stored <= file.seek(0, os.SEEK_END):
             return None

@@ -40,7 +40,7 @@ class Db3File:
             places = Places()
             try:
                 for row, topic, time_ns in database.execute("SELECT id, topic_id, timestamp FROM messages"):
-                    if topic in pictures and isinstance(time_ns, int):
+                    if topic in pictures and isinstance(row, int) and isinstance(time_ns, int):
                         places.add(time_ns, topic, row)
             except sqlite3.DatabaseError as error:
                 cut = f"the database is damaged or cut off ({error})"

@@ -25,9 +25,10 @@ from geal_edge.runtime.sources.bagfile import (
     Places,
     decompress,
     missing,
+    read_up_to,
     whole,
 )
-from geal_edge.runtime.sources.rosmessages import carries_pictures, plain_type
+from geal_edge.runtime.sources.rosmessages import carries_pictures, declare, plain_type
 
 if TYPE_CHECKING:
     from mcap.records import Channel as ChannelRecord
@@ -40,6 +41,7 @@ _SCHEMA, _CHANNEL, _MESSAGE, _CHUNK, _MESSAGE_INDEX, _DATA_END, _FOOTER = 3, 4, 
 _RECORD = struct.Struct("<BQ")
 _MESSAGE_HEAD = struct.Struct("<BQHIQQ")  # the record's head, then channel, sequence, log time, publish time
 _MESSAGE_FIELDS = _MESSAGE_HEAD.size - _RECORD.size
+_RECORD_AT_MOST = 2**30
 _CHUNK_HEAD = struct.Struct("<QQQII")  # start, end, uncompressed size, its CRC, length of the compression's name
 
 
@@ -70,15 +72,17 @@ class McapFile:
         from mcap.exceptions import McapError
         from mcap.reader import SeekingReader
 
+        size = file.seek(0, os.SEEK_END)
         file.seek(0)
         try:
-            summary = SeekingReader(file, record_size_limit=2**30).get_summary()
-            return None if summary is None else _indexed(file, summary)
-        except (McapError, struct.error, ValueError, KeyError, OSError, StopIteration):
+            summary = SeekingReader(file, record_size_limit=min(size, _RECORD_AT_MOST)).get_summary()
+            return None if summary is None else _indexed(file, summary, size)
+        except (McapError, struct.error, ValueError, KeyError, OSError, OverflowError, StopIteration):
             return None
 
 
-def _indexed(file: IO[bytes], summary: "Summary") -> Contents | None:
+def _indexed(file: IO[bytes], summary: "Summary", size: int) -> Contents | None:
+    """None, or one of the errors that `_by_summary` knows, where the summary does not say all or points beyond the file."""
     channels = {
         number: _channel(record, summary.schemas[record.schema_id] if record.schema_id else None)
         for number, record in summary.channels.items()
@@ -90,12 +94,17 @@ def _indexed(file: IO[bytes], summary: "Summary") -> Contents | None:
     places = Places()
     for chunk in summary.chunk_indexes:
         data_start = chunk.chunk_start_offset + chunk.chunk_length - chunk.compressed_size
+        file.seek(chunk.chunk_start_offset)
+        if _RECORD.unpack(file.read(_RECORD.size)) != (_CHUNK, chunk.chunk_length - _RECORD.size):
+            return None
         for number in pictures & chunk.message_index_offsets.keys():
             for time_ns, offset in _message_index(file, chunk.message_index_offsets[number], number):
                 if chunk.compression:
                     places.add(time_ns, number, chunk.chunk_start_offset, offset)
-                else:
+                elif chunk.chunk_start_offset < data_start + offset < size:
                     places.add(time_ns, number, data_start + offset)
+                else:
+                    return None
     promised = sum(statistics.channel_message_counts.get(number, 0) for number in pictures)
     # Messages outside of chunks, or chunks without an index, are only found by going through the records.
     return Contents(channels=channels, places=places) if len(places) == promised else None
@@ -117,9 +126,9 @@ def _channel(record: "ChannelRecord", schema: "Schema | None") -> Channel:
 def _message_index(file: IO[bytes], at: int, channel: int) -> Iterator[tuple[int, int]]:
     file.seek(at)
     opcode, length = _RECORD.unpack(file.read(_RECORD.size))
-    if opcode != _MESSAGE_INDEX or length > 2**30:
+    if opcode != _MESSAGE_INDEX or length > _RECORD_AT_MOST:
         raise ValueError("no message index where the summary says it is")
-    body = file.read(length)
+    body = read_up_to(file, length)
     number, size = struct.unpack_from("<HI", body)
     if number != channel or size != length - 6:
         raise ValueError("the message index of another channel")
@@ -213,7 +222,7 @@ class _Scan:
             self._gap("the description of a channel is damaged")
             return
         channel = _channel(record, self._schemas.get(record.schema_id))
-        self._channels[record.id] = channel
+        declare(self._channels, record.id, channel)
         if carries_pictures(channel):
             self._pictures.add(record.id)
 
@@ -251,13 +260,13 @@ class McapMessages:
         self._file.seek(data_start - 8)
         (length,) = struct.unpack("<Q", self._file.read(8))
         self._file.seek(data_start)
-        data = self._file.read(min(length, 2**32))
+        data = read_up_to(self._file, length)
         return decompress(compression, data, size=size, cut=len(data) < length)
 
     def read(self, place: Place, at_most: int | None = None) -> bytes:
         stream, chunk, length, _ = self._message(place)
         length = length if at_most is None else min(at_most, length)
-        return whole(stream.read(length), length, chunk)
+        return whole(read_up_to(stream, length), length, chunk)
 
     def logged(self, place: Place) -> Logged:
         return self._message(place)[3]

@@ -23,16 +23,20 @@ from geal_edge.runtime.sources.bagfile import (
     Place,
     Places,
     decompress,
+    read_up_to,
     whole,
 )
-from geal_edge.runtime.sources.rosmessages import carries_pictures, plain_type
+from geal_edge.runtime.sources.rosmessages import carries_pictures, declare, plain_type
 
 _MAGIC = re.compile(rb"#ROSBAG V(\d+)\.(\d+)\n")
-_MESSAGE, _BAG, _INDEX, _CHUNK, _CHUNK_INFO, _CONNECTION = 2, 3, 4, 5, 6, 7
-_NEEDED: dict[bytes, dict[bytes, int]] = {
-    bytes([_MESSAGE]): {b"conn": 4, b"time": 8},
-    bytes([_CHUNK]): {b"compression": 1},
-    bytes([_CONNECTION]): {b"conn": 4, b"topic": 1},
+_DAMAGED, _MESSAGE, _BAG, _INDEX, _CHUNK, _CHUNK_INFO, _CONNECTION = 0, 2, 3, 4, 5, 6, 7
+_NEEDED: dict[int, dict[bytes, int]] = {
+    _MESSAGE: {b"conn": 4, b"time": 8},
+    _BAG: {b"index_pos": 8, b"chunk_count": 4, b"conn_count": 4},
+    _INDEX: {b"conn": 4},
+    _CHUNK: {b"compression": 1, b"size": 4},
+    _CHUNK_INFO: {b"chunk_pos": 8},
+    _CONNECTION: {b"conn": 4, b"topic": 1},
 }
 """op -> the fields without which a record says nothing, and the bytes that each has at least."""
 _SAID_OF_A_CONNECTION = ("callerid", "latching", "md5sum")
@@ -40,14 +44,16 @@ _HEADER_AT_MOST = 16 * 1024 * 1024
 
 
 class Record:
-    """A record's header fields, where its data starts and how long that is."""
+    """A record's header fields, where its data starts and how long that is; of op `_DAMAGED` where it lacks what it must say."""
 
     def __init__(self, fields: dict[bytes, bytes], data_at: int, length: int) -> None:
         self.fields, self.data_at, self.length = fields, data_at, length
 
     @property
     def op(self) -> int:
-        return self.fields[b"op"][0]
+        op = self.fields.get(b"op", b"\0")[:1] or b"\0"
+        lacks = any(len(self.fields.get(name, b"")) < size for name, size in _NEEDED.get(op[0], {}).items())
+        return _DAMAGED if lacks else op[0]
 
     def number(self, name: bytes, form: str = "<I") -> int:
         return int(struct.unpack_from(form, self.fields[name])[0])
@@ -57,8 +63,7 @@ class Record:
 
 
 def read_record(stream: IO[bytes], at: int) -> Record | None:
-    """The record at this place of a file or chunk; None where it is cut off, lacks what it must
-    say, or there is none."""
+    """The record at this place of a file or chunk; None where it is cut off, or there is none."""
     stream.seek(at)
     start = stream.read(4)
     if len(start) < 4:
@@ -75,9 +80,6 @@ def read_record(stream: IO[bytes], at: int) -> Record | None:
         fields[name] = value
         place += 4 + size
     (data_length,) = struct.unpack_from("<I", header, length)
-    needed = {b"op": 1, **_NEEDED.get(fields.get(b"op", b""), {})}
-    if any(len(fields.get(name, b"")) < size for name, size in needed.items()):
-        return None
     return Record(fields, at + 4 + length + 4, data_length)
 
 
@@ -101,7 +103,7 @@ class Ros1Bag:
             try:
                 if scan.by_index():
                     return scan.contents(None)
-            except (struct.error, KeyError, ValueError):
+            except (struct.error, KeyError, ValueError, OSError):
                 scan = _Scan(file, magic.end())  # a damaged index; the records are still there
             scan.by_records()
             return scan.contents("it has no usable index, as after a power cut while recording")
@@ -127,7 +129,7 @@ class _Scan:
         return Contents(channels=self._channels, places=self._places, cut=cut, gaps=tuple(self._gaps))
 
     def by_index(self) -> bool:
-        """False, or struct.error, KeyError or ValueError, where the index is absent or not whole."""
+        """False, or struct.error, KeyError, ValueError or OSError, where the index is absent or not whole."""
         bag = read_record(self._file, self._start)
         if bag is None or bag.op != _BAG:
             raise ValueError("no bag header")
@@ -139,7 +141,7 @@ class _Scan:
         positions: list[int] = []
         while at < self._size:
             record = read_record(self._file, at)
-            if record is None:
+            if record is None or record.op == _DAMAGED:
                 return False
             if record.op == _CONNECTION:
                 self._connection(self._file, record)
@@ -159,13 +161,15 @@ class _Scan:
             raise ValueError("no chunk where the index says it is")
         packed = chunk.text(b"compression") != "none"
         at = chunk.data_at + chunk.length
-        while (record := read_record(self._file, at)) is not None and record.op == _INDEX:
+        while (record := read_record(self._file, at)) is not None and record.op in (_INDEX, _DAMAGED):
+            if record.op == _DAMAGED:
+                raise ValueError("a damaged index record")
             at = record.data_at + record.length
             connection = record.number(b"conn")
             if not carries_pictures(self._channels[connection]):
                 continue
             self._file.seek(record.data_at)
-            entries = self._file.read(record.length)
+            entries = read_up_to(self._file, record.length)
             for seconds, nanoseconds, offset in struct.iter_unpack("<III", entries):
                 time_ns = seconds * 1_000_000_000 + nanoseconds
                 if packed:
@@ -187,6 +191,8 @@ class _Scan:
                 self._connection(self._file, record)
             elif record.op == _MESSAGE:
                 self._message(record, self._size, at)
+            elif record.op == _DAMAGED:
+                self._gaps.append(f"the record at byte {at} is damaged")
             at = end
 
     def _chunk(self, position: int, chunk: Record) -> None:
@@ -209,6 +215,8 @@ class _Scan:
                 self._connection(stream, record)
             elif record.op == _MESSAGE:
                 self._message(record, limit, *((position, at) if packed else (at,)))
+            elif record.op == _DAMAGED:
+                lacks = True
             at = after
         if lacks and self._told == told:
             self._gaps.append(f"the chunk at byte {position} is not complete, or damaged")
@@ -222,7 +230,7 @@ class _Scan:
 
     def _connection(self, stream: IO[bytes], record: Record) -> None:
         stream.seek(record.data_at)
-        data = stream.read(record.length)
+        data = read_up_to(stream, record.length)
         fields: dict[bytes, bytes] = {}
         at = 0
         while at + 4 <= len(data):
@@ -239,12 +247,13 @@ class _Scan:
                 schema=fields[b"message_definition"],
                 metadata=tuple((name, said[name]) for name in _SAID_OF_A_CONNECTION if name in said),
             )
-        self._channels[record.number(b"conn")] = Channel(
+        channel = Channel(
             topic=record.text(b"topic"),
             type=plain_type(said.get("type", "")),
             encoding="ros1",
             definition=definition,
         )
+        declare(self._channels, record.number(b"conn"), channel)
 
 
 class Ros1Messages:
@@ -260,7 +269,7 @@ class Ros1Messages:
         if record is None or record.op != _CHUNK:
             return Chunk(b"", "undecodable")
         self._file.seek(record.data_at)
-        data = self._file.read(record.length)
+        data = read_up_to(self._file, record.length)
         return decompress(record.text(b"compression"), data, size=record.number(b"size"), cut=len(data) < record.length)
 
     def read(self, place: Place, at_most: int | None = None) -> bytes:
@@ -277,7 +286,7 @@ class Ros1Messages:
             raise FrameError("undecodable", "the index of the bag points to something that is no message.")
         stream.seek(record.data_at)
         length = record.length if at_most is None else min(at_most, record.length)
-        return whole(stream.read(length), length, chunk)
+        return whole(read_up_to(stream, length), length, chunk)
 
     def logged(self, place: Place) -> None:
         """A bag says no more of a message than its log time."""

@@ -74,6 +74,13 @@ def carries_pictures(channel: "Channel") -> bool:
     return channel.type in _READABLE or channel.type in _VIDEO
 
 
+def declare(channels: "dict[int, Channel]", number: int, channel: "Channel") -> None:
+    """Add a channel to those of a file. A number may be declared again, in every chunk and at the end, and any of these may
+    be damaged: the first that carries pictures stands, for messages may have been noted as its own."""
+    if number not in channels or not carries_pictures(channels[number]):
+        channels[number] = channel
+
+
 def why_unreadable(channel: "Channel", format_: str = "") -> str | None:
     """Why no message of a channel gives a frame, in a few words; None where they do.
 
