@@ -35,6 +35,11 @@ A message says what, where, what was expected, and what to do. Lower libraries' 
 border (backend, transport, durable, sources), with `from`.
 """
 
+import os
+from typing import Literal
+
+Library = Literal["Pillow", "OpenCV", "ONNX Runtime"]
+
 
 class GealEdgeError(Exception):
     """The root: catch this to catch everything that geal-edge means to tell you."""
@@ -231,3 +236,29 @@ class Interrupted(GealEdgeError):
     """Ctrl-C or SIGTERM: the frame in hand was finished and the spool is sound."""
 
     exit_code = 130
+
+
+JETSON = "/etc/nv_tegra_release"
+"""Where this file is, this is a Jetson."""
+
+_ON_JETSON: dict[Library, str] = {
+    "Pillow": "Install it with: pip install 'geal-edge[jetpack6]'",
+    "OpenCV": "JetPack's own has GStreamer, and any other hides it: apt-get install python3-opencv, "
+    "in an environment made with --system-site-packages (docs/targets/)",
+    "ONNX Runtime": "NVIDIA's own index has one with kernels for a Jetson (docs/targets/); for its CPUs alone: "
+    "pip install onnxruntime",
+}
+
+
+def missing_library(use: str, library: Library, error: ImportError) -> MissingDependency:
+    """What to raise where a library of the extra `cpu` cannot be imported: what for, why not, and what brings it here.
+
+    use  what needs the library, with its name at the end: "Images are read with Pillow"
+    """
+    why = "is not installed" if isinstance(error, ModuleNotFoundError) else f"cannot be loaded ({error})"
+    return MissingDependency(f"{use}, which {why}. {how_to_install(library)}")
+
+
+def how_to_install(library: Library) -> str:
+    """On a Jetson the extra `cpu` would hide JetPack's OpenCV behind one without GStreamer."""
+    return _ON_JETSON[library] if os.path.exists(JETSON) else "Install it with: pip install 'geal-edge[cpu]'"

@@ -26,3 +26,26 @@ def test_the_documented_exit_codes_are_the_real_ones():
     documented = {int(code) for code in re.findall(r"\| (\d+) \|", table)}
     # 1, 11 and 20 never end a command: the root is not raised, and a lost or gated frame is counted.
     assert documented == {0} | {e.exit_code for e in LEAVES} - {1, 11, 20}
+
+
+def test_a_missing_library_is_told_with_what_brings_it_to_this_kind_of_machine(tmp_path, monkeypatch):
+    absent = ModuleNotFoundError("No module named 'cv2'")
+    monkeypatch.setattr(errors, "JETSON", str(tmp_path / "nv_tegra_release"))
+    said = str(errors.missing_library("Video files are read with OpenCV", "OpenCV", absent))
+    assert (
+        said
+        == "Video files are read with OpenCV, which is not installed. Install it with: pip install 'geal-edge[cpu]'"
+    )
+    broken = ImportError("libGL.so.1: cannot open shared object file")
+    assert "which cannot be loaded (libGL.so.1: " in str(errors.missing_library("Read with OpenCV", "OpenCV", broken))
+
+    (tmp_path / "nv_tegra_release").write_text("# R36 (release), REVISION: 4.3")
+    ways: dict[errors.Library, str] = {
+        "Pillow": "[jetpack6]",
+        "OpenCV": "python3-opencv",
+        "ONNX Runtime": "NVIDIA's own",
+    }
+    for library, way in ways.items():
+        told = str(errors.missing_library("It needs it", library, absent))
+        assert way in told
+        assert "[cpu]" not in told

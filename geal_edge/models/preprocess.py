@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from geal_edge.config import RESIZE_FILTERS, ResizeFilter
-from geal_edge.errors import MissingDependency, UsageError
+from geal_edge.errors import UsageError, missing_library
 
 ASPECT_TOLERANCE = 1.3
 
@@ -68,10 +68,7 @@ def _pil_bicubic(image: npt.NDArray[np.uint8], width: int, height: int) -> npt.N
     try:
         from PIL import Image
     except ImportError as error:
-        raise MissingDependency(
-            "The resize filter pil_bicubic is Pillow's, which is not installed. "
-            "Install it with: pip install 'geal-edge[cpu]'"
-        ) from error
+        raise missing_library("The resize filter pil_bicubic is that of Pillow", "Pillow", error) from error
     # Rows first, then columns, each in a call of its own: given both at once, Pillow 13 begins with the columns where that
     # is cheaper (portrait pictures, flat inputs), and then up to a quarter of the bytes differ from older versions'.
     rows = Image.fromarray(image).resize((width, image.shape[0]), Image.Resampling.BICUBIC)
@@ -82,7 +79,5 @@ def _area(image: npt.NDArray[np.uint8], width: int, height: int) -> npt.NDArray[
     try:
         import cv2
     except ImportError as error:
-        raise MissingDependency(
-            "The resize filter area is OpenCV's, which is not installed. Install it with: pip install 'geal-edge[cpu]'"
-        ) from error
+        raise missing_library("The resize filter area is that of OpenCV", "OpenCV", error) from error
     return np.ascontiguousarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), np.uint8)

@@ -4,7 +4,7 @@ import io
 from contextlib import suppress
 from typing import Literal, TypeAlias, get_args
 
-from geal_edge.errors import MissingDependency, UsageError
+from geal_edge.errors import UsageError, missing_library
 from geal_edge.runtime.frame import Frame, Image
 
 Encoding: TypeAlias = Literal["jpg", "png"]
@@ -41,9 +41,7 @@ def encode(image: Image, encoding: Encoding) -> bytes:
     try:
         from PIL import Image as Pillow
     except ImportError as error:
-        raise MissingDependency(
-            "Pillow is not installed, and frames are stored with it. Install it with: pip install 'geal-edge[cpu]'"
-        ) from error
+        raise missing_library("Frames are stored with Pillow", "Pillow", error) from error
     buffer = io.BytesIO()
     picture = Pillow.fromarray(image)
     if encoding == "jpg":

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from geal_edge.errors import BackendError, MissingDependency
+from geal_edge.errors import BackendError, missing_library
 from geal_edge.runtime.backends import Arrays, Backend, TensorSpec
 
 _DTYPES = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32, "tensor(int32)": np.int32, "tensor(int64)": np.int64}
@@ -104,9 +104,7 @@ def onnxruntime() -> Any:
     try:
         import onnxruntime as module
     except ImportError as error:
-        raise MissingDependency(
-            "ONNX Runtime is not installed, and the CPU backend needs it. Install it with: pip install 'geal-edge[cpu]'"
-        ) from error
+        raise missing_library("The CPU backend runs on ONNX Runtime", "ONNX Runtime", error) from error
     return module
 
 

@@ -23,11 +23,11 @@ from typing import Literal, Protocol, TypeAlias, get_args
 from geal_edge.errors import (
     FrameError,
     Interrupted,
-    MissingDependency,
     SourceError,
     SpoolDamaged,
     StorageError,
     UsageError,
+    missing_library,
 )
 from geal_edge.runtime.durable import TEMPORARY_SUFFIX
 from geal_edge.runtime.extract import coco, cvat, fiftyone, images, label_studio, mcap, yolo
@@ -175,10 +175,7 @@ def require_pillow() -> None:
     try:
         import PIL.Image  # noqa: F401
     except ImportError as error:
-        raise MissingDependency(
-            "Pictures are measured and encoded with Pillow, which is not installed. "
-            "Install it with: pip install 'geal-edge[cpu]'"
-        ) from error
+        raise missing_library("Pictures are measured and encoded with Pillow", "Pillow", error) from error
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from geal_edge.errors import FrameError, MissingDependency
+from geal_edge.errors import FrameError, missing_library
 from geal_edge.runtime.frame import Image
 from geal_edge.runtime.observer import Observer
 from geal_edge.runtime.report.data import ShownFrame
@@ -42,10 +42,7 @@ def require_pillow() -> None:
     try:
         import PIL.Image  # noqa: F401
     except ImportError as error:
-        raise MissingDependency(
-            "The report's pictures are made with Pillow, which is not installed. "
-            "Install it with: pip install 'geal-edge[cpu]'"
-        ) from error
+        raise missing_library("The report's pictures are made with Pillow", "Pillow", error) from error
 
 
 def shrink(image: Image, width: int) -> Thumbnail:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geal_edge.errors import FrameError, MissingDependency, SourceError
+from geal_edge.errors import FrameError, SourceError, missing_library
 from geal_edge.runtime.frame import Frame, Image, LostFrame
 
 if TYPE_CHECKING:
@@ -292,6 +292,4 @@ def require_pillow() -> None:
     try:
         import PIL.Image  # noqa: F401
     except ImportError as error:
-        raise MissingDependency(
-            "Images are read with Pillow, which is not installed. Install it with: pip install 'geal-edge[cpu]'"
-        ) from error
+        raise missing_library("Images are read with Pillow", "Pillow", error) from error

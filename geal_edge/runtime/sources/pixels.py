@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from geal_edge.errors import FrameError, MissingDependency
+from geal_edge.errors import FrameError, missing_library
 from geal_edge.runtime.frame import Image
 from geal_edge.runtime.sources.images import MAX_PIXELS
 from geal_edge.runtime.sources.rosmessages import RawPicture
@@ -107,9 +107,8 @@ def _converted(values: npt.NDArray[Any], code: str, picture: RawPicture) -> Imag
     try:
         import cv2
     except ImportError as error:
-        raise MissingDependency(
-            f"Pictures in the encoding {picture.encoding} are converted with OpenCV, which is not installed. "
-            "Install it with: pip install 'geal-edge[cpu]'"
+        raise missing_library(
+            f"Pictures in the encoding {picture.encoding} are converted with OpenCV", "OpenCV", error
         ) from error
     try:
         converted: Any = cv2.cvtColor(values, getattr(cv2, code))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from geal_edge.errors import MissingDependency
+from geal_edge.errors import missing_library
 from geal_edge.runtime.frame import Image
 
 if TYPE_CHECKING:
@@ -355,9 +355,7 @@ class Scenery:
             from PIL import Image as pil
             from PIL import ImageDraw
         except ImportError as error:
-            raise MissingDependency(
-                "The drawn drive is drawn with Pillow, which is not installed: pip install 'geal-edge[cpu]'"
-            ) from error
+            raise missing_library("The drawn drive is drawn with Pillow", "Pillow", error) from error
         self._pil: Any = pil
         self._draw: Any = ImageDraw
         rng = np.random.default_rng([seed, 1])

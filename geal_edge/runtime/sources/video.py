@@ -26,7 +26,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from geal_edge.errors import MissingDependency, SourceError
+from geal_edge.errors import SourceError, how_to_install, missing_library
 from geal_edge.runtime.frame import Frame, Image, LostFrame
 from geal_edge.runtime.sources.container import promised_frames, read_moov
 from geal_edge.runtime.sources.images import own_name
@@ -172,7 +172,7 @@ class VideoSource:
         if self._cv2.CAP_FFMPEG not in self._cv2.videoio_registry.getBackends():
             raise SourceError(
                 f"{path}: this OpenCV ({self._cv2.__version__}) was built without FFmpeg and reads no video files. "
-                "`pip install 'geal-edge[cpu]'` brings one that does"
+                f"One that does: {how_to_install('OpenCV')}"
             )
         if self.spec != os.fsencode(self.spec).decode("utf-8", "ignore"):
             # OpenCV would not raise an error but end the process.
@@ -244,9 +244,7 @@ def import_cv2() -> ModuleType:
     try:
         import cv2
     except ImportError as error:
-        raise MissingDependency(
-            "Video files are read with OpenCV, which is not installed: pip install 'geal-edge[cpu]'"
-        ) from error
+        raise missing_library("Video files are read with OpenCV", "OpenCV", error) from error
     if os.environ["OPENCV_LOG_LEVEL"] == "SILENT":  # said again: someone else may have imported cv2 before
         (cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel)(0)  # 4.x, then 5.x
     return cv2
