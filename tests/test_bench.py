@@ -140,6 +140,33 @@ def test_the_pace_is_taken_on_the_source_again_and_again_and_stops_when_asked(en
         pipeline_pace(source, encoder, tmp_path / "t", budget=2, enough=lambda n: False, stop=stop)
 
 
+def test_stopped_while_it_goes_on_for_minutes_it_tells_what_it_has(encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr(benching, "LOOK_S", 0.0)
+    stop, silent = Stop(), Sensors(tmp_path, nvml="no-such-library.so")
+
+    class Watch(Silent):
+        def begin(self, what: str, total: int | None) -> None:
+            if what == "the pipeline for 600 minutes":
+                monkeypatch.setattr(silent, "read", stopping)
+
+    readings: list[Reading] = []
+
+    def stopping(at_s: float) -> Reading:
+        readings.append(Reading(at_s=at_s, temperatures={}, clocks={}, joules={}, watts={}))
+        if len(readings) == 30:
+            stop.ask()
+        return readings[-1]
+
+    source = MemorySource([frame(i) for i in range(WARM_UP + 4)])
+    found = bench(encoder, source, frames=3, minutes=600, sensors=silent, watch=Watch(), stop=stop)
+
+    assert len(readings) == 30
+    assert found.sustained is not None
+    assert [point.frames_per_s > 0 for point in found.sustained] == [True]
+    assert any(line.startswith("sustained") for line in lines(found))
+    assert list(found.batches) == [1, 2, 4, 8]
+
+
 def test_sensors_are_read_where_they_are_and_absent_where_not(tmp_path):
     root = told_by(
         tmp_path,

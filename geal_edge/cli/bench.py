@@ -35,7 +35,10 @@ def bench(
     ] = "drawn:0",
     minutes: Annotated[
         float | None,
-        typer.Option(min=0.1, help="Go on with the pipeline for so long, and tell rate, temperature and clocks."),
+        typer.Option(
+            min=0.1,
+            help="Go on with the pipeline for so long, and tell rate, temperature and clocks; Ctrl-C ends it sooner.",
+        ),
     ] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE.svg", help="Also draw it.")] = None,
     as_json: Json = False,

@@ -142,7 +142,7 @@ def bench(
     of it too, again and again.
 
     Spools are made in the folder for temporary files (TMPDIR) and removed. Raises SourceError where the source has too few
-    frames, Interrupted, and what engine and spool raise.
+    frames, Interrupted where `stop` was asked before the last part, which it only makes shorter, and what engine and spool raise.
     """
     stop, sensors = stop or Stop(), sensors or Sensors()
     load = load_average()
@@ -229,8 +229,9 @@ def _sustained(
     encoder: Encoder, source: Source, folder: Path, minutes: float, sensors: Sensors, stop: Stop
 ) -> list[Point]:
     end_s = time.perf_counter() + 60.0 * minutes
-    run = _Looking(sensors, lambda _: time.perf_counter() >= end_s)
-    done_at = np.array(pipeline_pace(source, encoder, folder, budget=BUDGET, enough=run.enough, stop=stop))
+    # Asked to stop, it is over, and not the measurement: who has waited for half of an hour wants to read what that gave.
+    run = _Looking(sensors, lambda _: stop() or time.perf_counter() >= end_s)
+    done_at = np.array(pipeline_pace(source, encoder, folder, budget=BUDGET, enough=run.enough))
     began_s, points = float(done_at[0]), list[Point]()
     for begin in np.arange(began_s, done_at[-1], INTERVAL_S):
         inside = done_at[(done_at >= begin) & (done_at < begin + INTERVAL_S)]
