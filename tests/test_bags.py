@@ -487,6 +487,22 @@ def test_a_length_that_is_a_lie_sets_no_memory_aside():
     assert bagfile.read_up_to(stream, 2**62) == b""
 
 
+def test_a_chunk_whose_data_are_said_to_be_longer_than_memory_is_no_reason_to_end(tmp_path):
+    path = RECORDED["mcap plain"](tmp_path)
+    content = bytearray(path.read_bytes())
+    (summary,) = struct.unpack("<Q", content[-28:-20])
+    at = McapFile(path).contents().places.positions[0]
+    chunk = content.rindex(b"\x06", 0, at)  # the kind of its record
+    struct.pack_into("<Q", content, len(content) - 28, chunk)  # the summary is said to begin at a chunk
+    struct.pack_into(
+        "<Q", content, chunk + 9 + 32, 2**45
+    )  # behind start, end, size and checksum, and no name: its length
+    path.write_bytes(content)
+
+    assert summary > chunk
+    assert numbers(open_source(str(path))) == list(range(9))
+
+
 def test_names_in_a_rosbag2_folder_that_no_file_can_have_are_files_that_are_not_there(tmp_path):
     folder = write_ros2(tmp_path / "drive", drive(), plugin="mcap")
     metadata = (folder / "metadata.yaml").read_text()

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, cast
 
 from geal_edge.errors import FrameError, SourceError
 from geal_edge.runtime.sources.bagfile import (
@@ -75,10 +75,24 @@ class McapFile:
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
         try:
-            summary = SeekingReader(file, record_size_limit=min(size, _RECORD_AT_MOST)).get_summary()
+            reader = SeekingReader(
+                cast("IO[bytes]", _NoMoreThanThereIs(file)), record_size_limit=min(size, _RECORD_AT_MOST)
+            )
+            summary = reader.get_summary()
             return None if summary is None else _indexed(file, summary, size)
         except (McapError, struct.error, ValueError, KeyError, OSError, OverflowError, StopIteration):
             return None
+
+
+class _NoMoreThanThereIs:
+    """A file for the package `mcap`, which believes the lengths inside a record."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, length: int = -1) -> bytes:
+        return read_up_to(self._file, length)
 
 
 def _indexed(file: IO[bytes], summary: "Summary", size: int) -> Contents | None:
