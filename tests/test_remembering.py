@@ -187,11 +187,12 @@ def spool_frame(spool, order):
 def test_an_image_that_is_named_but_not_there_is_said(encoder, tmp_path):
     folder_of(tmp_path / "images", {"a": picture(), "unlabelled": picture()})
     coco = tmp_path / "instances.json"
-    coco.write_text(json.dumps({"images": [{"file_name": "set1/a.png"}, {"file_name": "gone.png"}]}))
+    absent = ("gone.png", "x" * 5000 + ".png", "a\0b.png")  # the last two no file can have
+    coco.write_text(json.dumps({"images": [{"file_name": name} for name in ("set1/a.png", *absent)]}))
     found = label_export(coco)
     assert found is not None
     assert [frame.id for frame in found.source.frames()] == ["images/a.png"]
-    assert found.absent == ("gone.png",)
+    assert found.absent == absent
     coco.write_text(json.dumps({"images": [{"file_name": "gone.png"}]}))
     with pytest.raises(UsageError, match="none of them is here, gone"):
         label_export(coco)
