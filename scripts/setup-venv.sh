@@ -4,8 +4,8 @@
 #   scripts/setup-venv.sh VENV LOCK [EXTRA]
 #
 # PYTHON names the interpreter (default: python3). Does nothing while lock, interpreter and pyproject.toml are unchanged:
-# their digests stand in VENV, written last, so a set-up that was cut off starts again. Only wheels are installed, so no
-# compiler is needed. EXTRA is an extra of pyproject.toml that no lock covers (oracle).
+# their digests stand in VENV, written last, so a set-up that was cut off starts again. Of a lock only wheels are
+# installed, so no compiler is needed. EXTRA is an extra of pyproject.toml that no lock covers (oracle; rtx,openvino).
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -40,11 +40,12 @@ project=$(digest <pyproject.toml)
 pip() { "$venv/bin/python" -m pip --disable-pip-version-check --no-input "$@"; }
 
 install_project() {
+    pip install -qq --no-build-isolation --no-deps --editable . || fail "geal-edge itself could not be installed (see above)."
     if [ -n "$extra" ]; then
         say "installing the extra '$extra'"
-        pip install -qq --no-build-isolation --editable ".[$extra]" || fail "The extra '$extra' could not be installed (see above)."
-    else
-        pip install -qq --no-build-isolation --no-deps --editable . || fail "geal-edge itself could not be installed (see above)."
+        # Of the project that is there by now. tensorrt-rtx has no wheel, and what makes one (setuptools, wheel) is not in this
+        # environment: pip builds it in one of its own.
+        pip install -qq "geal-edge[$extra]" || fail "The extra '$extra' could not be installed (see above)."
     fi
     printf '%s\n' "$project" >"$venv/.project"
 }
