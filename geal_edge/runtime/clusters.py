@@ -16,6 +16,7 @@ import numpy.typing as npt
 from geal_edge.config import ClusterConfig, Metric
 from geal_edge.errors import FrameError
 from geal_edge.runtime.distill import Distilled
+from geal_edge.runtime.product import product
 
 Rows: TypeAlias = npt.NDArray[np.float16]
 """Knowledge clusters: fp16 (C, D), each row of unit length up to fp16 rounding. The canonical form of DESIGN section 5."""
@@ -58,7 +59,7 @@ def knowledge_clusters(distilled: Distilled, config: ClusterConfig) -> Knowledge
     [0, -1, -1, 0, -1, 1, -1, -1, 1]
     """
     tokens = distilled.tokens.astype(np.float64)
-    products = tokens @ tokens.T
+    products = product(tokens, tokens.T)
     if not products.diagonal().all():
         raise FrameError("degenerate", "the encoder gave a patch token of length zero, which has no direction")
     k = config.clusters_per_frame
@@ -135,12 +136,12 @@ def lloyd(
             for centre in empty:
                 moved[centre, rng.integers(len(tokens))] = 1.0
             steps_taken = moved / moved.sum(axis=1, keepdims=True) - member / member.sum(axis=1, keepdims=True)
-            shifts = np.einsum("ki,ki->k", steps_taken @ products, steps_taken)
+            shifts = np.einsum("ki,ki->k", product(steps_taken, products), steps_taken)
             if np.sqrt(np.maximum(shifts, 0.0)).sum() ** 2 < AUTHORS_TOLERANCE:
                 member = moved
                 break
         member = moved
-    return (member @ tokens) / member.sum(axis=1, keepdims=True), labels
+    return product(member, tokens) / member.sum(axis=1, keepdims=True), labels
 
 
 def unit_rows(vectors: Float64) -> Rows:
@@ -157,7 +158,7 @@ def unit_rows(vectors: Float64) -> Rows:
 
 def _nearest(products: Float64, member: Float64, metric: Metric) -> IntArray:
     """The nearest centre (M,) of each token; a centre is the mean of its members (K, M)."""
-    sums = products @ member.T  # (M, K): of each token with the sum of each centre's members
+    sums = product(products, member.T)  # (M, K): of each token with the sum of each centre's members
     squares = np.einsum("km,mk->k", member, sums)  # lengths of those sums
     if metric == "cosine":
         affinity = sums / np.sqrt(np.maximum(squares, NO_LENGTH * products.diagonal().max()))

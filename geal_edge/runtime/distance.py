@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from geal_edge.runtime.clusters import Rows
+from geal_edge.runtime.product import product
 
 Float64: TypeAlias = npt.NDArray[np.float64]
 
@@ -35,7 +36,7 @@ def widen(rows: Rows | npt.NDArray[np.float32]) -> tuple[Float64, Float64]:
 def widened_distances(a: tuple[Float64, Float64], b: tuple[Float64, Float64]) -> Float64:
     """`squared_distances` of rows that `widen` has seen."""
     (x, x2), (y, y2) = a, b
-    distances: Float64 = x @ y.T
+    distances: Float64 = product(x, y.T)
     distances *= -2.0
     distances += x2[:, None]
     distances += y2

@@ -23,6 +23,7 @@ import numpy.typing as npt
 from geal_edge.runtime.clusters import IntArray, Rows
 from geal_edge.runtime.compiled import loops
 from geal_edge.runtime.distance import Float64, affinity_error
+from geal_edge.runtime.product import product
 
 Float32: TypeAlias = npt.NDArray[np.float32]
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
@@ -133,7 +134,7 @@ class Bounds:
     def compare(self, rows: IntArray, x: Float32, begin: int, end: int, limits: IntArray | None = None) -> None:
         """Tighten the bounds of `rows` by the centres begin..end, each by those before its limit alone where limits are
         given. `x` is `padded(rows)`."""
-        affinity = x @ self._centres[begin:end].T  # (n, m)
+        affinity = product(x, self._centres[begin:end].T)  # (n, m)
         self._count(affinity.size)
         if limits is not None and limits.min() < end:
             affinity[np.arange(begin, end) >= limits[:, None]] = -np.inf

@@ -35,6 +35,7 @@ from geal_edge.runtime.baselines import cover_greedily
 from geal_edge.runtime.clusters import KnowledgeClusters, Rows
 from geal_edge.runtime.distance import Float64, chord, grid_chords, widen, widened_distances
 from geal_edge.runtime.kcenter import Pick, k_center_greedy, offsets_of
+from geal_edge.runtime.product import product
 from geal_edge.runtime.resident import BoolArray, Float32, IntArray, ResidentUnits, squares
 from geal_edge.runtime.uncovered import Uncovered
 
@@ -570,7 +571,7 @@ class Ladder:
         if recent is None:
             return bounds, hints
         error = self._error
-        apart = squares(rows)[:, None] + squares(recent.rows) - 2.0 * (rows @ recent.rows.T)
+        apart = squares(rows)[:, None] + squares(recent.rows) - 2.0 * product(rows, recent.rows.T)
         match = apart.argmin(axis=1)
         step = np.sqrt(np.maximum(apart[np.arange(len(rows)), match], 0.0).astype(np.float64) + error)
         bounds = recent.chords[np.ix_(match, self._levels)] + (step + ROUNDING)[:, None]

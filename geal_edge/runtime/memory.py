@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from geal_edge.errors import FeatureSpaceMismatch, UsageError
 from geal_edge.runtime.clusters import Rows
+from geal_edge.runtime.product import product
 
 Kind: TypeAlias = Literal["released", "known", "ignore"]
 Region: TypeAlias = tuple[float, float, float, float]
@@ -267,7 +268,7 @@ class _Table:
             wide, lengths, slots = self._wide[chunk], self._lengths[chunk], self._slots[chunk]
             for low in range(0, len(self._slots), _BLOCK_ROWS):
                 block = slice(low, low + _BLOCK_ROWS)
-                squared = self._wide[block] @ wide.T
+                squared = product(self._wide[block], wide.T)
                 squared *= -2.0
                 squared += self._lengths[block, None]
                 squared += lengths

@@ -14,6 +14,7 @@ from geal_edge.runtime.features import FrameRecord
 from geal_edge.runtime.kcenter import RawRows
 from geal_edge.runtime.persistence import BoolArray, only
 from geal_edge.runtime.pipeline import clusters_in
+from geal_edge.runtime.product import product
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,5 +102,5 @@ def raw_rows(tokens: npt.NDArray[np.floating], labels: IntArray) -> RawRows:
     [[3.0, 0.0], [0.0, 3.0]]
     """
     member = labels == np.arange(labels.max() + 1)[:, None]
-    means: RawRows = (member @ tokens.astype(np.float64) / member.sum(axis=1, keepdims=True)).astype(np.float32)
+    means: RawRows = (product(member, tokens.astype(np.float64)) / member.sum(axis=1, keepdims=True)).astype(np.float32)
     return means

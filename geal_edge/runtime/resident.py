@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from geal_edge.runtime.clusters import Rows
 from geal_edge.runtime.distance import Float64, affinity_error
+from geal_edge.runtime.product import product
 
 Float32: TypeAlias = npt.NDArray[np.float32]
 IntArray: TypeAlias = npt.NDArray[np.intp]
@@ -105,7 +106,7 @@ class ResidentUnits:
             return np.empty((0, len(rows)), np.float32), np.empty((0, 0, len(rows)), np.float32)
         asked = np.zeros((-(-len(rows) // COLUMNS) * COLUMNS, rows.shape[1]), np.float32)
         asked[: len(rows)] = rows
-        per_row: Float32 = self._rows[:, : self.count] @ asked.T
+        per_row: Float32 = product(self._rows[:, : self.count], asked.T)
         per_row -= self._half_squares[:, : self.count, None]
         per_row = per_row[..., : len(rows)]
         best: Float32 = per_row.max(axis=0)
@@ -129,7 +130,7 @@ class ResidentUnits:
         nearest = np.full(self.shape, -np.inf, np.float32)
         asked = np.concatenate([centres, np.broadcast_to(centres[0], (-len(centres) % COLUMNS, centres.shape[1]))])
         for part in asked.reshape(-1, COLUMNS, centres.shape[1]):
-            np.maximum(nearest, (self._rows @ part.T - squares(part) / 2.0).max(axis=2), out=nearest)
+            np.maximum(nearest, (product(self._rows, part.T) - squares(part) / 2.0).max(axis=2), out=nearest)
         nearest -= self._half_squares
         nearest *= -2.0
         return nearest
@@ -142,7 +143,7 @@ class ResidentUnits:
         return nearest
 
     def _exact_nearest(self, rows: Float32, begin: int, end: int) -> Float64:
-        per_row = self._rows[:, begin:end] @ rows.T
+        per_row = product(self._rows[:, begin:end], rows.T)
         per_row -= self._half_squares[:, begin:end, None]
         best = per_row.max(axis=(0, 1))  # the largest is the nearest
         within, slots, which = np.nonzero(per_row >= best - self.error)
@@ -160,7 +161,7 @@ class ResidentUnits:
             return np.empty(0)
         wide = row.astype(np.float64)
         held = self._rows[:, slots].astype(np.float64)
-        distances: Float64 = wide @ wide + np.einsum("ijk,ijk->ij", held, held) - 2.0 * (held @ wide)
+        distances: Float64 = product(wide, wide) + np.einsum("ijk,ijk->ij", held, held) - 2.0 * product(held, wide)
         nearest: Float64 = distances.min(axis=0)
         return nearest
 
